@@ -1,0 +1,98 @@
+package image
+
+import (
+	"encoding/hex"
+	"time"
+
+	"platter/block"
+)
+
+// An ImageID is the random 128-bit name of an image.
+type ImageID [16]byte
+
+// String returns id as 32 hex digits.
+func (id ImageID) String() string { return hex.EncodeToString(id[:]) }
+
+// MarshalText encodes id as 32 hex digits.
+func (id ImageID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
+
+// UnmarshalText is the reverse of MarshalText.
+func (id *ImageID) UnmarshalText(text []byte) error { return unhex(id[:], text, "image ID") }
+
+// A Manifest makes an image: it names the root of a complete block map and
+// says of what, when and how. It is written once, last, and is the commit
+// point of a backup.
+type Manifest struct {
+	ID     ImageID `json:"id"`
+	Volume string  `json:"volume"` // HOST/NAME
+	// Seq numbers the images of a volume from 1 and never repeats, not even
+	// after a prune. Order is by Seq; the wall clock is only shown.
+	Seq  uint64    `json:"seq"`
+	Set  string    `json:"set,omitempty"` // shared by the images of one run over several devices
+	Host string    `json:"host"`
+	Tags []string  `json:"tags,omitempty"`
+	Time time.Time `json:"time"`     // when the still view was taken, or reading began
+	Done time.Time `json:"finished"` // when the last segment was durable
+
+	BlockSize int      `json:"block_size"` // bytes
+	Size      int64    `json:"size"`       // bytes of the device
+	Root      ID       `json:"root"`       // zero for a device of zeros only
+	RootAt    Location `json:"root_at"`    // a hint, like those in pages
+
+	Device block.Info `json:"device"`
+
+	// Predecessor is the digest of the volume's manifest before this one,
+	// all-zero for the first.
+	Predecessor Digest `json:"predecessor"`
+
+	Tracker    Tracking       `json:"tracker"`
+	Fuzzy      bool           `json:"fuzzy,omitempty"`      // written to while it was read
+	Unreadable []block.Extent `json:"unreadable,omitempty"` // ranges that could not be read and hold zeros
+	Warnings   []string       `json:"warnings,omitempty"`
+
+	Stats Stats  `json:"stats"`
+	Run   string `json:"run"`  // the run that made it, hex
+	Tool  string `json:"tool"` // version of the program
+	// Features that a reader must know to read this image right.
+	Features []string `json:"features,omitempty"`
+}
+
+// Tracking records how a backup knew what had changed.
+type Tracking struct {
+	Name       string  `json:"name"`                 // "full" when every block was compared
+	Why        string  `json:"why,omitempty"`        // why not a better tracker
+	Generation []byte  `json:"generation,omitempty"` // opaque to all but the tracker
+	Parent     ImageID `json:"parent"`               // image compared with; zero for none
+}
+
+// Stats counts what a backup did. All are bytes unless named otherwise.
+type Stats struct {
+	Read      int64 `json:"read"`      // read from the device
+	Zero      int64 `json:"zero"`      // zeros, holes included
+	Unchanged int64 `json:"unchanged"` // equal to the parent at the same offset
+	Known     int64 `json:"known"`     // stored before, elsewhere
+	New       int64 `json:"new"`       // plain bytes stored by this run
+	Stored    int64 `json:"stored"`    // encoded bytes of those, in segments
+	Overhead  int64 `json:"overhead"`  // map pages, headers, footers and padding
+}
+
+// A Digest is a keyed BLAKE3-256 of a whole object.
+type Digest [32]byte
+
+// String returns d as 64 hex digits.
+func (d Digest) String() string { return hex.EncodeToString(d[:]) }
+
+// MarshalText encodes d as 64 hex digits.
+func (d Digest) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
+
+// UnmarshalText is the reverse of MarshalText.
+func (d *Digest) UnmarshalText(text []byte) error { return unhex(d[:], text, "digest") }
+
+// Blocks returns the number of blocks of the image, the last one perhaps short.
+func (m *Manifest) Blocks() int64 {
+	return (m.Size + int64(m.BlockSize) - 1) / int64(m.BlockSize)
+}
+
+// Incomplete reports whether the image lacks data or was not read from a
+// still device.
+func (m *Manifest) Incomplete() bool { return m.Fuzzy || len(m.Unreadable) > 0 }

@@ -1,0 +1,223 @@
+// Package job is one run of something: a backup, a restore, a verification, a
+// prune, a collection. The story of each reads from top to bottom.
+//
+// A job takes an Env and its own options, reports progress while it works, and
+// returns a report that says everything a person or a program wants to know.
+// Reports marshal to JSON as they stand.
+package job
+
+import (
+	"errors"
+	"time"
+
+	"platter/block"
+	"platter/catalog"
+	"platter/image"
+	"platter/image/repo"
+	"platter/image/store"
+)
+
+// An Env is what every job works with.
+type Env struct {
+	Repo *repo.Repo
+	// Catalog is nil for reading jobs that run while another process holds
+	// it, or on a machine that has none.
+	Catalog *catalog.Catalog
+	// Memory is the budget in bytes for the whole process.
+	Memory   int64
+	Version  string         // of the program, for manifests
+	Host     string         // this machine's name, for volume names
+	Progress func(Progress) // may be nil; called from one goroutine at a time
+	// Warn reports what a person should know at once; may be nil.
+	Warn func(string)
+}
+
+// Progress is a moment of a running job.
+type Progress struct {
+	Job       string        `json:"job"`
+	Subject   string        `json:"subject,omitempty"` // volume, image or target
+	Phase     string        `json:"phase,omitempty"`   // what is being done, a verb: read, verify, write, read back, …
+	Done      int64         `json:"bytes_done"`
+	Total     int64         `json:"bytes_total"` // 0 while unknown
+	Unchanged int64         `json:"bytes_unchanged"`
+	Stored    int64         `json:"bytes_stored"`
+	Elapsed   time.Duration `json:"elapsed_ns"`
+}
+
+// Errors that decide the exit status.
+var (
+	// ErrDamaged: stored data is damaged or missing (exit 13).
+	ErrDamaged = errors.New("damage found")
+	// ErrUsage: the options cannot be meant (exit 2).
+	ErrUsage = errors.New("usage")
+	// ErrConfirm: a destructive job was not confirmed (exit 2).
+	ErrConfirm = errors.New("not confirmed")
+)
+
+// BackupOptions say what to image and how.
+type BackupOptions struct {
+	Devices []string
+	// Volume names the volume (HOST/NAME or NAME); empty derives it from the
+	// device. Not with several devices.
+	Volume          string
+	Tags            []string
+	Tracker         string // auto or full
+	Live            bool   // image a device that is in use, as fuzzy
+	AllowUnreadable bool   // go on past read errors, recording the ranges
+	ReplaceDevice   bool   // allow another device under a known volume name
+	DryRun          bool   // read and compare, store nothing
+	LimitRead       int64  // bytes per second, 0 for none
+	// Sources replaces opening Devices, for tests; one for each device.
+	Sources []block.Source
+}
+
+// A BackupReport tells of one image made.
+type BackupReport struct {
+	Image    *image.Manifest `json:"image"`
+	Parent   string          `json:"parent,omitempty"` // image compared with, hex
+	Elapsed  time.Duration   `json:"elapsed_ns"`
+	DryRun   bool            `json:"dry_run,omitempty"`
+	Segments int             `json:"segments"` // new ones
+}
+
+// RestoreOptions say which image to write where.
+type RestoreOptions struct {
+	Image      string // as on the command line
+	Target     string
+	InPlace    bool // write only blocks that differ
+	NoReadBack bool
+	DryRun     bool // plan only
+	// Confirm shows the plan and returns whether to go on; nil refuses when
+	// the plan destroys anything. --yes is a function that returns true.
+	Confirm    func(*RestorePlan) (bool, error)
+	LimitWrite int64 // bytes per second, 0 for none
+}
+
+// A RestorePlan says what a restore will do, before it writes anything.
+type RestorePlan struct {
+	Image    *image.Manifest `json:"image"`
+	Target   block.Info      `json:"target"`
+	Create   bool            `json:"create"`             // the target is a file that does not exist yet
+	Destroys string          `json:"destroys,omitempty"` // what is on the target now, for people
+	InPlace  bool            `json:"in_place"`
+	MoveGPT  bool            `json:"move_gpt"` // target is larger: the backup GPT is moved to its end
+	Steps    []string        `json:"steps"`
+	Notices  []string        `json:"notices,omitempty"` // fuzzy image, unreadable ranges, sector sizes, …
+}
+
+// A RestoreReport tells what was written and proven.
+type RestoreReport struct {
+	Plan     *RestorePlan  `json:"plan"`
+	Written  int64         `json:"written"` // bytes of data written
+	Zeroed   int64         `json:"zeroed"`  // bytes made zero without writing data
+	Kept     int64         `json:"kept"`    // bytes found equal already (--in-place)
+	ReadBack bool          `json:"read_back"`
+	Notices  []string      `json:"notices,omitempty"`
+	Segments int           `json:"segments"` // segments touched
+	Elapsed  time.Duration `json:"elapsed_ns"`
+}
+
+// VerifyOptions say what to prove.
+type VerifyOptions struct {
+	Images   []string // none for all
+	ReadData bool
+	// Subset reads this share of the data segments, 0 < Subset <= 1.
+	Subset float64
+}
+
+// A Damage is one place where stored data is not what was written.
+type Damage struct {
+	Image   string         `json:"image,omitempty"` // hex; empty for a segment no image needs
+	Volume  string         `json:"volume,omitempty"`
+	Extent  block.Extent   `json:"extent"` // of the image, affected
+	At      image.Location `json:"at"`
+	Object  string         `json:"object"` // name in the store
+	Problem string         `json:"problem"`
+}
+
+// A VerifyReport tells what was proven and what was found.
+type VerifyReport struct {
+	Images    int           `json:"images"`
+	Segments  int           `json:"segments"`
+	Pages     int64         `json:"pages"`
+	Blocks    int64         `json:"blocks"` // distinct blocks whose bytes were read
+	BytesRead int64         `json:"bytes_read"`
+	Scope     string        `json:"scope"` // structure, 5 %, every byte
+	Damage    []Damage      `json:"damage,omitempty"`
+	Elapsed   time.Duration `json:"elapsed_ns"`
+}
+
+// PruneOptions say which images to keep; see retention.Policy.
+type PruneOptions struct {
+	Policy  RetentionPolicy
+	Volumes []string // none for all
+	DryRun  bool
+}
+
+// PruneReport gives a verdict on every image looked at.
+type PruneReport struct {
+	Verdicts []PruneVerdict `json:"verdicts"`
+	Kept     int            `json:"kept"`
+	Dropped  int            `json:"dropped"`
+	DryRun   bool           `json:"dry_run,omitempty"`
+}
+
+// A PruneVerdict says why an image is kept or dropped.
+type PruneVerdict struct {
+	Image  string    `json:"image"`
+	Volume string    `json:"volume"`
+	Time   time.Time `json:"time"`
+	Keep   bool      `json:"keep"`
+	Reason string    `json:"reason"`
+}
+
+// CollectOptions bound a collection.
+type CollectOptions struct {
+	Grace     time.Duration // from condemned to deleted
+	MinAge    time.Duration // youngest segment that may be condemned
+	MaxDelete float64       // largest share of stored bytes one run may delete
+	DryRun    bool
+}
+
+// CollectReport tells what was condemned and when it goes.
+type CollectReport struct {
+	Segments  int           `json:"segments"` // looked at
+	Live      int64         `json:"live_bytes"`
+	Condemned []Condemned   `json:"condemned"` // now waiting, oldest first
+	Deleted   []Condemned   `json:"deleted"`
+	Spared    int           `json:"spared"` // condemned before, found used again
+	Freed     int64         `json:"freed_bytes"`
+	Notices   []string      `json:"notices,omitempty"`
+	DryRun    bool          `json:"dry_run,omitempty"`
+	Elapsed   time.Duration `json:"elapsed_ns"`
+}
+
+// A Condemned segment holds nothing that any image needs.
+type Condemned struct {
+	Segment image.SegmentID `json:"segment"`
+	Size    int64           `json:"size"`
+	Since   time.Time       `json:"since"`
+	Goes    time.Time       `json:"goes"` // not deleted before
+}
+
+// DiffReport lists where two images differ, in order, merged into extents.
+type DiffReport struct {
+	A, B    string         `json:"-"`
+	Extents []block.Extent `json:"extents"`
+	Bytes   int64          `json:"bytes"`
+}
+
+// StatsReport sums up a repository.
+type StatsReport struct {
+	Repository string `json:"repository"`
+	Volumes    int    `json:"volumes"`
+	Images     int    `json:"images"`
+	Logical    int64  `json:"logical_bytes"` // device bytes of all images
+	Segments   int    `json:"segments"`
+	Blocks     int64  `json:"blocks"` // records of data segments
+	Plain      int64  `json:"plain_bytes"`
+	Stored     int64  `json:"stored_bytes"` // of all objects
+	Condemned  int64  `json:"condemned_bytes"`
+}
+
+var _ = store.ErrNotFound
