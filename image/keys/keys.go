@@ -1,0 +1,195 @@
+// Package keys holds the keys of a domain, and seals and opens the small
+// objects of a repository under them.
+//
+// A domain's keys lie in slots, one object each. A repository that is not
+// encrypted has one slot that holds them in clear: then they protect nothing,
+// but the layout of every object is the same.
+//
+// The bytes are described in image/FORMAT.md.
+package keys
+
+import (
+	"crypto/rand"
+	"crypto/subtle"
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"github.com/zeebo/blake3"
+
+	"platter/image"
+)
+
+// A Domain holds the keys of writers who share dedupe.
+type Domain struct {
+	ID        [32]byte // makes block and page IDs
+	Structure [32]byte // authenticates footers, pages and manifests
+}
+
+// New returns a Domain of random keys.
+func New() *Domain {
+	d := new(Domain)
+	rand.Read(d.ID[:])
+	rand.Read(d.Structure[:])
+	return d
+}
+
+// Kinds of object, as they stand in its header.
+const (
+	KindConfig    = "CONF"
+	KindSlot      = "KEYS"
+	KindManifest  = "MANI"
+	KindLease     = "LEAS"
+	KindCondemned = "COND"
+	KindTombstone = "TOMB"
+	KindDamage    = "DAMG"
+)
+
+// Object, little-endian:
+//
+//	 0:4   "PLTR"
+//	 4:8   kind, four letters
+//	 8:10  version, 1
+//	10:12  protection: 0 digest only
+//	12:16  zero
+//	16:24  payload length P
+//	24:56  zero (kept for a nonce)
+//	56:    payload
+//	 +32   keyed BLAKE3-256 of name length (4), name and all bytes before
+//	 +64   zero (kept for the writer's signature)
+const (
+	magic         = "PLTR"
+	objectVersion = 1
+	headerSize    = 56
+	digestSize    = 32
+	signatureSize = 64
+)
+
+// MaxPayload bounds the payload of an object in bytes, on reading and writing.
+const MaxPayload = 64 << 20
+
+// MaxObject is the length of the largest object in bytes.
+const MaxObject = headerSize + MaxPayload + digestSize + signatureSize
+
+// public is the digest key of the two kinds that are read before any key is
+// known. It detects damage and swapped names, not forgery.
+func public() (key [32]byte) {
+	blake3.DeriveKey("platter 2026 public object digest", nil, key[:])
+	return key
+}
+
+func (d *Domain) digestKey(kind string) (key [32]byte) {
+	if kind == KindConfig || kind == KindSlot {
+		return public()
+	}
+	blake3.DeriveKey("platter 2026 object digest", d.Structure[:], key[:])
+	return key
+}
+
+// FooterKey is the digest key of segment footers.
+func (d *Domain) FooterKey() (key [32]byte) {
+	blake3.DeriveKey("platter 2026 segment footer digest", d.Structure[:], key[:])
+	return key
+}
+
+// VolumeTag returns the name that a volume has in the store, 32 hex digits
+// that do not tell the volume's own.
+func (d *Domain) VolumeTag(volume string) string {
+	var key, tag [32]byte
+	blake3.DeriveKey("platter 2026 volume tag", d.Structure[:], key[:])
+	Sum(&tag, key, []byte(volume))
+	return hex.EncodeToString(tag[:16])
+}
+
+// Sum puts the keyed BLAKE3-256 of the concatenated parts into out.
+func Sum(out *[32]byte, key [32]byte, parts ...[]byte) {
+	h, err := blake3.NewKeyed(key[:])
+	if err != nil {
+		panic(err) // only for a key that is not 32 bytes long
+	}
+	for _, p := range parts {
+		h.Write(p)
+	}
+	h.Sum(out[:0])
+}
+
+// Seal returns the object that holds v as JSON, bound to its kind and name.
+func (d *Domain) Seal(kind, name string, v any) ([]byte, image.Digest, error) {
+	payload, err := json.Marshal(v)
+	if err != nil {
+		return nil, image.Digest{}, fmt.Errorf("encode %s: %w", name, err)
+	}
+	if len(payload) > MaxPayload {
+		return nil, image.Digest{}, fmt.Errorf("encode %s: %d bytes, at most %d fit", name, len(payload), MaxPayload)
+	}
+	b := make([]byte, headerSize, headerSize+len(payload)+digestSize+signatureSize)
+	copy(b, magic)
+	copy(b[4:], kind)
+	binary.LittleEndian.PutUint16(b[8:], objectVersion)
+	binary.LittleEndian.PutUint64(b[16:], uint64(len(payload)))
+	b = append(b, payload...)
+	sum := d.digest(kind, name, b)
+	b = append(b, sum[:]...)
+	return append(b, make([]byte, signatureSize)...), sum, nil
+}
+
+func (d *Domain) digest(kind, name string, body []byte) (sum image.Digest) {
+	length := binary.LittleEndian.AppendUint32(nil, uint32(len(name)))
+	Sum((*[32]byte)(&sum), d.digestKey(kind), length, []byte(name), body)
+	return sum
+}
+
+// Payload checks an object against its kind and name and returns its payload
+// and digest. d may be nil for a config or a slot.
+func (d *Domain) Payload(kind, name string, b []byte) ([]byte, image.Digest, error) {
+	corrupt := func(format string, args ...any) error {
+		return fmt.Errorf("%s: %s: %w", name, fmt.Sprintf(format, args...), image.ErrCorrupt)
+	}
+	if len(b) < headerSize+digestSize+signatureSize {
+		return nil, image.Digest{}, corrupt("%d bytes, an object has at least %d", len(b), headerSize+digestSize+signatureSize)
+	}
+	if string(b[:4]) != magic || string(b[4:8]) != kind {
+		return nil, image.Digest{}, corrupt("begins %q, want %q", b[:8], magic+kind)
+	}
+	length := binary.LittleEndian.Uint64(b[16:])
+	if length > MaxPayload || int(length) != len(b)-headerSize-digestSize-signatureSize {
+		return nil, image.Digest{}, corrupt("payload of %d bytes in an object of %d", length, len(b))
+	}
+	body, sum := b[:headerSize+length], image.Digest(b[headerSize+length:][:digestSize])
+	want := d.digest(kind, name, body)
+	if subtle.ConstantTimeCompare(sum[:], want[:]) != 1 {
+		return nil, image.Digest{}, corrupt("digest %.16s…, want %.16s…", sum, want)
+	}
+	// A whole object of a later format is not damage: say what to do.
+	if v, p := binary.LittleEndian.Uint16(b[8:]), binary.LittleEndian.Uint16(b[10:]); v != objectVersion || p != 0 {
+		return nil, image.Digest{}, fmt.Errorf("%s: object version %d, protection %d: %w", name, v, p, ErrNewer)
+	}
+	for i, c := range b[headerSize+int(length)+digestSize:] {
+		if c != 0 {
+			return nil, image.Digest{}, corrupt("byte %d of the signature is %#x, want 0", i, c)
+		}
+	}
+	return b[headerSize : headerSize+length], sum, nil
+}
+
+// Open checks an object as Payload does and decodes it into v.
+func (d *Domain) Open(kind, name string, b []byte, v any) (image.Digest, error) {
+	payload, sum, err := d.Payload(kind, name, b)
+	if err != nil {
+		return sum, err
+	}
+	return sum, decode(name, payload, v)
+}
+
+func decode(name string, payload []byte, v any) error {
+	dec := json.NewDecoder(strings.NewReader(string(payload)))
+	if err := dec.Decode(v); err != nil {
+		return fmt.Errorf("%s: decode: %w: %w", name, err, image.ErrCorrupt)
+	}
+	return nil
+}
+
+// ErrNewer means that an object was written by a later version.
+var ErrNewer = fmt.Errorf("written by a newer platter: update this one")

@@ -1,0 +1,203 @@
+package segment
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"time"
+
+	"github.com/cespare/xxhash/v2"
+
+	"platter/image"
+	"platter/image/keys"
+)
+
+// Header, 4096 bytes, little-endian:
+//
+//	  0:8    magic
+//	  8:10   kind: 1 data, 2 pages
+//	 10:12   flags, zero
+//	 12:16   header length H, 4096
+//	 16:32   repository ID
+//	 32:48   segment ID
+//	 48:64   run that wrote it
+//	 64:72   when, nanoseconds since 1970 by the writer's clock
+//	 72:76   number of entries in the key table, zero
+//	 76:H-8  zero (kept for the key table)
+//	H-8:H    xxhash64 of 0:H-8
+const (
+	headerMagic = "PLTRSEG\x01"
+	headerSize  = 4096
+)
+
+// Record header, 16 bytes, before each payload, little-endian:
+//
+//	 0:1   kind: 1 block, 2 page
+//	 1:2   flags: 1 LZ4
+//	 2:4   origin: place in the key table
+//	 4:8   plain length
+//	 8:12  stored length
+//	12:16  record number in its origin
+const recordHeaderSize = 16
+
+// Footer: one entry of 56 bytes for each record, in order, little-endian:
+//
+//	 0:32  ID
+//	32:40  xxhash64 of the stored payload
+//	40:44  plain length
+//	44:48  stored length
+//	48:49  kind
+//	49:50  flags
+//	50:52  origin
+//	52:56  record number in its origin
+const footerEntrySize = 56
+
+// Trailer, the last 256 bytes, little-endian:
+//
+//	  0:8    magic
+//	  8:10   kind
+//	 10:12   flags, zero
+//	 12:16   number of records
+//	 16:24   footer offset
+//	 24:28   footer length
+//	 28:32   header length
+//	 32:40   segment length, a multiple of 4096
+//	 40:56   segment ID
+//	 56:72   run
+//	 72:80   when
+//	 80:112  keyed BLAKE3-256 of the header
+//	112:144  keyed BLAKE3-256 of the footer and of 0:112
+//	144:208  zero (kept for the writer's signature)
+//	208:248  zero
+//	248:256  xxhash64 of 0:248
+const (
+	trailerMagic = "PLTREND\x01"
+	trailerSize  = 256
+)
+
+const (
+	// Align is what the length of every segment is a multiple of, in bytes.
+	Align = 4096
+	// MaxSize bounds the length of a segment in bytes, on reading.
+	MaxSize = 1 << 30
+	// MaxRecords bounds the number of records of a segment.
+	MaxRecords = 1 << 20
+)
+
+// A Builder fills a buffer with one segment.
+type Builder struct {
+	id      image.SegmentID
+	kind    Kind
+	run     [16]byte
+	created time.Time
+	key     [32]byte
+	buf     []byte
+	used    int
+	records []Record
+}
+
+// NewBuilder begins a segment in buf, which bounds the segment's length and is
+// the Builder's until the bytes from Seal are no longer needed. buf holds at
+// least MinBuffer(largest payload) bytes; aligned to 4096, it can be written
+// past the page cache.
+func NewBuilder(buf []byte, kind Kind, repository, run [16]byte, d *keys.Domain, now time.Time) *Builder {
+	b := &Builder{kind: kind, run: run, created: now, key: d.FooterKey(), buf: buf, used: headerSize}
+	rand.Read(b.id[:])
+	h := buf[:headerSize]
+	clear(h)
+	copy(h, headerMagic)
+	binary.LittleEndian.PutUint16(h[8:], uint16(kind))
+	binary.LittleEndian.PutUint32(h[12:], headerSize)
+	copy(h[16:], repository[:])
+	copy(h[32:], b.id[:])
+	copy(h[48:], run[:])
+	binary.LittleEndian.PutUint64(h[64:], uint64(now.UnixNano()))
+	binary.LittleEndian.PutUint64(h[headerSize-8:], xxhash.Sum64(h[:headerSize-8]))
+	return b
+}
+
+// MinBuffer returns the length of the smallest buffer in which a payload of
+// the given length fits.
+func MinBuffer(payload int) int {
+	return align(headerSize + recordHeaderSize + payload + footerEntrySize + trailerSize)
+}
+
+func align(n int) int { return (n + Align - 1) &^ (Align - 1) }
+
+// ID returns the segment's name.
+func (b *Builder) ID() image.SegmentID { return b.id }
+
+// Len returns the number of records added.
+func (b *Builder) Len() int { return len(b.records) }
+
+// Size returns the length the segment would have if it were sealed now.
+func (b *Builder) Size() int { return b.size(0, 0) }
+
+func (b *Builder) size(records, payload int) int {
+	return align(b.used + records*recordHeaderSize + payload + (len(b.records)+records)*footerEntrySize + trailerSize)
+}
+
+// Fits reports whether a payload of the given length can still be added.
+func (b *Builder) Fits(payload int) bool {
+	return len(b.records) < MaxRecords && b.size(1, payload) <= len(b.buf)
+}
+
+// Add copies a payload in, which must fit, and returns its record number. The
+// caller has set ID, Plain and Flags of r.
+func (b *Builder) Add(r Record, payload []byte) uint32 {
+	n := uint32(len(b.records))
+	r.Kind, r.Stored, r.Digest = b.kind, uint32(len(payload)), xxhash.Sum64(payload)
+	r.OriginRecord = n
+	h := b.buf[b.used:]
+	putRecordHeader(h, &r)
+	r.Offset = int64(b.used + recordHeaderSize)
+	copy(h[recordHeaderSize:], payload)
+	b.used += recordHeaderSize + len(payload)
+	b.records = append(b.records, r)
+	return n
+}
+
+func putRecordHeader(h []byte, r *Record) {
+	h[0], h[1] = byte(r.Kind), r.Flags
+	binary.LittleEndian.PutUint16(h[2:], r.Origin)
+	binary.LittleEndian.PutUint32(h[4:], r.Plain)
+	binary.LittleEndian.PutUint32(h[8:], r.Stored)
+	binary.LittleEndian.PutUint32(h[12:], r.OriginRecord)
+}
+
+// Seal ends the segment and returns its bytes, in the Builder's buffer, and
+// its footer.
+func (b *Builder) Seal() ([]byte, *Footer) {
+	total := b.Size()
+	footer := b.buf[b.used:b.used]
+	for i := range b.records {
+		footer = appendEntry(footer, &b.records[i])
+	}
+	clear(b.buf[b.used+len(footer) : total])
+	t := b.buf[total-trailerSize : total]
+	copy(t, trailerMagic)
+	binary.LittleEndian.PutUint16(t[8:], uint16(b.kind))
+	binary.LittleEndian.PutUint32(t[12:], uint32(len(b.records)))
+	binary.LittleEndian.PutUint64(t[16:], uint64(b.used))
+	binary.LittleEndian.PutUint32(t[24:], uint32(len(footer)))
+	binary.LittleEndian.PutUint32(t[28:], headerSize)
+	binary.LittleEndian.PutUint64(t[32:], uint64(total))
+	copy(t[40:], b.id[:])
+	copy(t[56:], b.run[:])
+	binary.LittleEndian.PutUint64(t[72:], uint64(b.created.UnixNano()))
+	keys.Sum((*[32]byte)(t[80:]), b.key, b.buf[:headerSize])
+	keys.Sum((*[32]byte)(t[112:]), b.key, footer, t[:112])
+	binary.LittleEndian.PutUint64(t[248:], xxhash.Sum64(t[:248]))
+	return b.buf[:total], &Footer{
+		ID: b.id, Kind: b.kind, Run: b.run, Created: b.created, Size: int64(total), Records: b.records,
+	}
+}
+
+func appendEntry(dst []byte, r *Record) []byte {
+	dst = append(dst, r.ID[:]...)
+	dst = binary.LittleEndian.AppendUint64(dst, r.Digest)
+	dst = binary.LittleEndian.AppendUint32(dst, r.Plain)
+	dst = binary.LittleEndian.AppendUint32(dst, r.Stored)
+	dst = append(dst, byte(r.Kind), r.Flags)
+	dst = binary.LittleEndian.AppendUint16(dst, r.Origin)
+	return binary.LittleEndian.AppendUint32(dst, r.OriginRecord)
+}
