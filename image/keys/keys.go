@@ -36,6 +36,13 @@ func New() *Domain {
 	return d
 }
 
+// Fingerprint tells these keys from others without telling what they are.
+func (d *Domain) Fingerprint() string {
+	var sum [32]byte
+	blake3.DeriveKey("platter 2026 domain fingerprint", append(d.ID[:], d.Structure[:]...), sum[:])
+	return hex.EncodeToString(sum[:16])
+}
+
 // Kinds of object, as they stand in its header.
 const (
 	KindConfig    = "CONF"

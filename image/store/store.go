@@ -20,6 +20,10 @@ var (
 	// crash, or may be damaged. The name is used up: write the object again
 	// under a new one, never retry.
 	ErrNotDurable = errors.New("not durable")
+	// ErrTooLarge means that an object is longer than Get was allowed to read.
+	ErrTooLarge = errors.New("larger than allowed")
+	// ErrName means that a name or prefix is none that a store takes.
+	ErrName = errors.New("not an object name")
 )
 
 // Info describes a stored object.
@@ -51,7 +55,8 @@ type Store interface {
 	// List calls f for every object whose name begins with prefix (which ends
 	// in "/" or is empty), in order of name, until f returns an error. An
 	// object put or deleted meanwhile may or may not appear; every other one
-	// appears once. Unfinished writes never appear.
+	// appears once. Unfinished writes never appear, and what appears is
+	// durable, whoever wrote it.
 	List(ctx context.Context, prefix string, f func(Info) error) error
 	// Delete removes an object durably. One that is not there is ErrNotFound.
 	Delete(ctx context.Context, name string) error

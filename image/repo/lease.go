@@ -1,0 +1,215 @@
+package repo
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"platter/image/keys"
+	"platter/image/store"
+)
+
+// LeaseTTL is how long a lease holds after its last renewal, by the store's
+// clock. The holder renews at a quarter of it, and stops trusting it at half.
+const LeaseTTL = 20 * time.Minute
+
+// Kinds of lease.
+const (
+	LeaseBackup  = "backup"
+	LeaseCollect = "collect"
+)
+
+// A Lease says who is writing to or collecting a repository. Each renewal is a
+// new object; the newest of a run counts.
+type Lease struct {
+	Run  string `json:"run"` // hex
+	Kind string `json:"kind"`
+	// Epoch of the newest list of condemned segments that the holder had read
+	// before its work began: what was condemned later, it may be using.
+	Epoch uint64 `json:"epoch"`
+	Host  string `json:"host"`
+	Boot  string `json:"boot"` // boot ID of the holder's kernel
+	PID   int    `json:"pid"`
+	Birth uint64 `json:"birth"` // start of the process, clock ticks since boot
+	// Renewed is by the store's own clock, taken from the object.
+	Renewed time.Time `json:"-"`
+	Name    string    `json:"-"` // of the newest object
+}
+
+// A Holder keeps a Lease of this process alive until Release.
+type Holder struct {
+	repo      *Repo
+	lease     Lease
+	Condemned *Condemned // as read after the lease was written: all of it counts as absent
+	mu        sync.Mutex
+	seq       int
+	renewed   time.Time // by this process's monotonic clock
+	stop      context.CancelFunc
+	done      chan struct{}
+}
+
+// Acquire takes a lease for a run. Work that relies on it begins afterwards.
+func (r *Repo) Acquire(ctx context.Context, kind string, run [16]byte) (*Holder, error) {
+	before, err := r.NewestCondemned(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("take lease: %w", err)
+	}
+	h := &Holder{repo: r, done: make(chan struct{})}
+	h.lease = thisProcess()
+	h.lease.Run, h.lease.Kind, h.lease.Epoch = hex.EncodeToString(run[:]), kind, before.Epoch
+	if err := h.renew(ctx); err != nil {
+		return nil, fmt.Errorf("take lease: %w", err)
+	}
+	// Read again what was condemned while the lease was not there yet.
+	if h.Condemned, err = r.NewestCondemned(ctx); err != nil {
+		h.drop(ctx)
+		return nil, fmt.Errorf("take lease: %w", err)
+	}
+	keep, stop := context.WithCancel(context.WithoutCancel(ctx))
+	h.stop = stop
+	go h.keep(keep)
+	return h, nil
+}
+
+// Epoch returns the epoch after which condemned segments may be in use here.
+func (h *Holder) Epoch() uint64 { return h.lease.Epoch }
+
+// Valid reports whether the lease was renewed recently enough to be relied on.
+func (h *Holder) Valid() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return time.Since(h.renewed) < LeaseTTL/2
+}
+
+// Release gives the lease up.
+func (h *Holder) Release(ctx context.Context) {
+	h.stop()
+	<-h.done
+	h.drop(context.WithoutCancel(ctx))
+}
+
+func (h *Holder) keep(ctx context.Context) {
+	defer close(h.done)
+	t := time.NewTicker(LeaseTTL / 4)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+			// A renewal that fails shows in Valid, and the next tick tries again.
+			_ = h.renew(ctx)
+		}
+	}
+}
+
+// renew writes the next object of the lease, then removes the one before.
+func (h *Holder) renew(ctx context.Context) error {
+	start := time.Now()
+	h.mu.Lock()
+	h.seq++
+	seq := h.seq
+	h.mu.Unlock()
+	name := leaseName(h.lease.Run, seq)
+	object, _, err := h.repo.Keys.Seal(keys.KindLease, name, h.lease)
+	if err != nil {
+		return err
+	}
+	if err := h.repo.Store.Put(ctx, name, object); err != nil {
+		return err
+	}
+	h.mu.Lock()
+	h.renewed = start
+	h.mu.Unlock()
+	if seq > 1 {
+		_ = h.repo.Store.Delete(ctx, leaseName(h.lease.Run, seq-1))
+	}
+	return nil
+}
+
+func (h *Holder) drop(ctx context.Context) {
+	_ = h.repo.Store.Delete(ctx, leaseName(h.lease.Run, h.seq))
+}
+
+func leaseName(run string, seq int) string { return fmt.Sprintf("leases/%s/%08x", run, seq) }
+
+// Leases returns the newest lease of every run that may still be at work, and
+// the names of objects left by runs that are not. An unreadable one is an
+// error: nobody knows whose it is.
+func (r *Repo) Leases(ctx context.Context) (live []Lease, stale []string, err error) {
+	now, err := r.Store.Now(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	newest := map[string]Lease{}
+	err = r.Store.List(ctx, "leases/", func(o store.Info) error {
+		object, err := r.Store.Get(ctx, o.Name, keys.MaxObject)
+		if errors.Is(err, store.ErrNotFound) {
+			return nil // renewed or released meanwhile
+		} else if err != nil {
+			return err
+		}
+		var l Lease
+		if _, err := r.Keys.Open(keys.KindLease, o.Name, object, &l); err != nil {
+			return fmt.Errorf("%w (if no backup is running, remove it by hand)", err)
+		}
+		if old, ok := newest[l.Run]; ok {
+			stale = append(stale, old.Name)
+		}
+		l.Renewed, l.Name = o.Modified, o.Name
+		newest[l.Run] = l // names are listed in order, so later ones are newer
+		return nil
+	})
+	for _, l := range newest {
+		if now.Sub(l.Renewed) > LeaseTTL || l.gone() {
+			stale = append(stale, l.Name)
+		} else {
+			live = append(live, l)
+		}
+	}
+	return live, stale, err
+}
+
+// gone reports whether the holder ran on this boot of this machine and runs no
+// more.
+func (l *Lease) gone() bool {
+	me := thisProcess()
+	if l.Host != me.Host || l.Boot != me.Boot || me.Boot == "" {
+		return false
+	}
+	birth, err := processBirth(l.PID)
+	return errors.Is(err, os.ErrNotExist) || err == nil && birth != l.Birth
+}
+
+func thisProcess() Lease {
+	l := Lease{PID: os.Getpid()}
+	l.Host, _ = os.Hostname()
+	boot, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	l.Boot = strings.TrimSpace(string(boot))
+	// PIDs mean nothing in another PID namespace: name ours too.
+	if ns, err := os.Readlink("/proc/self/ns/pid"); err == nil {
+		l.Boot += " " + ns
+	}
+	l.Birth, _ = processBirth(l.PID)
+	return l
+}
+
+// processBirth returns when a process started, in clock ticks since boot:
+// field 22 of /proc/PID/stat (proc(5)), counted after the name's bracket.
+func processBirth(pid int) (uint64, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, err
+	}
+	fields := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))
+	if len(fields) < 20 {
+		return 0, fmt.Errorf("/proc/%d/stat: %d fields", pid, len(fields))
+	}
+	return strconv.ParseUint(fields[19], 10, 64)
+}
