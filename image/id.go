@@ -146,29 +146,38 @@ func (h *Hasher) Page(p []byte) ID {
 }
 
 // Is reports whether p is the block that id names.
+func (h *Hasher) Is(id ID, p []byte) bool { return h.Block(p) == id }
+
+// Compare returns the ID of a block, given the ID of the block that stood at
+// its place before.
 //
-// Content with the same 192 bits of BLAKE3 is the same content and so has the
-// same xxhash64: where the BLAKE3 part agrees and id was made by this domain,
-// computing the xxhash64 too would say nothing new. Stored IDs are hostile
-// input, so it is computed all the same unless trusted is true.
-func (h *Hasher) Is(id ID, p []byte, trusted bool) bool {
-	if id.IsZero() || IsZero(p) {
-		return id.IsZero() && IsZero(p)
+// The 192 bits of keyed BLAKE3 decide: where they agree with those of before,
+// which this domain made, the content is the same and its xxhash64 is known
+// without being computed again.
+func (h *Hasher) Compare(p []byte, before ID) ID {
+	if before.IsZero() || IsZero(p) {
+		return h.Block(p)
 	}
-	h.block.Reset()
-	h.block.Write(p)
-	h.sum = h.block.Sum(h.sum[:0])
-	if !bytes.Equal(h.sum[:24], id[8:]) {
-		return false
+	h.strong(h.block, p)
+	if bytes.Equal(h.sum[:24], before[8:]) {
+		return before
 	}
-	return trusted || xxhash.Sum64(p)&h.mask == id.Hash64()
+	return h.finish(p)
 }
 
-func (h *Hasher) id(b *blake3.Hasher, p []byte) (id ID) {
-	binary.BigEndian.PutUint64(id[:8], xxhash.Sum64(p)&h.mask)
+func (h *Hasher) id(b *blake3.Hasher, p []byte) ID {
+	h.strong(b, p)
+	return h.finish(p)
+}
+
+func (h *Hasher) strong(b *blake3.Hasher, p []byte) {
 	b.Reset()
 	b.Write(p)
 	h.sum = b.Sum(h.sum[:0])
+}
+
+func (h *Hasher) finish(p []byte) (id ID) {
+	binary.BigEndian.PutUint64(id[:8], xxhash.Sum64(p)&h.mask)
 	copy(id[8:], h.sum)
 	return id
 }
