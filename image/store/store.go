@@ -34,7 +34,8 @@ type Info struct {
 }
 
 // A Store keeps objects by name. Names are slash-separated parts of
-// [a-z0-9-], and no store uses a part of a name as a path before checking it.
+// [a-z0-9-] (CheckName), and no store uses a part of a name as a path before
+// checking it. No object's name continues that of another with a slash.
 // A Store is safe for concurrent use.
 type Store interface {
 	// Put writes a new object from the concatenation of parts and returns

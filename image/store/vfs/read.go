@@ -3,6 +3,7 @@ package vfs
 import (
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"sync"
 
@@ -53,7 +54,7 @@ func (r *reader) readDirect(p []byte, off int64) (int, error) {
 	for done < len(p) {
 		rest, at := p[done:], off+int64(done)
 		if whole := len(rest) &^ (store.Align - 1); whole > 0 && at%store.Align == 0 && store.IsAligned(rest) {
-			n, err := r.direct.ReadAt(rest[:whole], at)
+			n, err := r.pread(rest[:whole], at)
 			done += n
 			if err != nil {
 				return done, err
@@ -81,18 +82,30 @@ func (r *reader) readBounced(p []byte, off int64) (int, error) {
 	start := off &^ (store.Align - 1)
 	skip := int(off - start)
 	want := min(bounceSize, (skip+len(p)+store.Align-1)&^(store.Align-1))
-	n, err := r.direct.ReadAt(b[:want], start)
-	if err != nil && err != io.EOF {
+	n, err := r.pread(b[:want], start)
+	if err != nil {
 		return 0, err
 	}
 	if n <= skip {
 		return 0, io.EOF
 	}
-	n = copy(p, b[skip:n])
-	if err == io.EOF && n == len(p) {
-		err = nil
+	return copy(p, b[skip:n]), nil
+}
+
+// pread reads once. Unlike os.File's ReadAt it does not ask again after a
+// short read, at an offset that O_DIRECT may refuse.
+func (r *reader) pread(p []byte, off int64) (n int, err error) {
+	err = ignoringEINTR(func() error {
+		n, err = unix.Pread(int(r.direct.Fd()), p, off)
+		return err
+	})
+	if err != nil {
+		return 0, &fs.PathError{Op: "read", Path: r.Name(), Err: err}
 	}
-	return n, err
+	if n == 0 {
+		return 0, io.EOF
+	}
+	return n, nil
 }
 
 // cached reports whether the page cache holds the whole range. Asking is far
