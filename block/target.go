@@ -1,0 +1,344 @@
+package block
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// A Target is a device or file being written. It is safe for concurrent use,
+// but two writes, or a write and a Zero, must not overlap.
+type Target struct {
+	path   string
+	info   Info
+	file   bool
+	create bool
+	dir    string // that a new file's name is in
+
+	direct   *handle // nil where O_DIRECT is refused
+	buffered *handle // files: also for odd tails; devices: only without direct
+
+	edge sync.Mutex // held while a sector is read, changed and written
+	zero zeroer
+
+	mu     sync.Mutex
+	failed error // of a sync: what was written before it may be lost
+}
+
+// Open opens the target for writing. It checks again that it is what was
+// planned and that nobody uses it, and only then creates the file, or cuts an
+// existing one to nothing and extends it to the image's size.
+func (p *TargetPlan) Open() (*Target, error) {
+	t := &Target{path: p.Info.Path, info: p.Info, file: p.File, create: p.Create, dir: filepath.Dir(p.path)}
+	err := p.open(t)
+	if err == nil {
+		err = p.checkSame(t)
+	}
+	if err == nil && p.File {
+		err = p.prepareFile(t)
+	}
+	if err != nil {
+		return nil, errors.Join(err, t.Close())
+	}
+	return t, nil
+}
+
+func (p *TargetPlan) open(t *Target) error {
+	flags := os.O_RDWR | unix.O_NOFOLLOW
+	switch {
+	case p.Create:
+		flags |= os.O_CREATE | os.O_EXCL
+	case !p.File:
+		flags |= unix.O_EXCL // nobody mounts it while it is written
+	}
+	h, err := openHandle(p.path, flags|unix.O_DIRECT, 0o600)
+	if errors.Is(err, unix.EINVAL) {
+		// The file may have been created before O_DIRECT was refused.
+		if p.Create {
+			flags &^= os.O_EXCL
+		}
+		h, err = openHandle(p.path, flags, 0o600)
+		t.buffered = h
+	} else {
+		t.direct = h
+	}
+	switch {
+	case errors.Is(err, unix.EBUSY):
+		return refuse(p.Info.Path, "is in use: another program or the kernel holds it", "see 'platter devices', and stop what uses it")
+	case errors.Is(err, fs.ErrExist):
+		return fmt.Errorf("create %s: %w: it was not there a moment ago", p.Info.Path, fs.ErrExist)
+	case err != nil:
+		return fmt.Errorf("open %s for writing: %w", p.Info.Path, explain(err))
+	}
+	if p.File && t.direct != nil {
+		if t.buffered, err = openHandle(p.path, os.O_RDWR|unix.O_NOFOLLOW, 0); err != nil {
+			return fmt.Errorf("open %s for writing: %w", p.Info.Path, explain(err))
+		}
+	}
+	return nil
+}
+
+// checkSame looks at the open descriptor, and at usages once more.
+func (p *TargetPlan) checkSame(t *Target) error {
+	st, err := t.any().stat()
+	if err != nil {
+		return fmt.Errorf("stat %s: %w", p.Info.Path, err)
+	}
+	if p.Create {
+		p.stat = st
+		return p.sameFile(t, st)
+	}
+	if st.Dev != p.stat.Dev || st.Ino != p.stat.Ino || st.Rdev != p.stat.Rdev {
+		return refuse(p.Info.Path, "is not the one that was planned for", "start again")
+	}
+	if p.File {
+		if err := p.sameFile(t, st); err != nil {
+			return err
+		}
+		return p.checkPlace()
+	}
+	size, err := t.any().deviceSize()
+	if err != nil {
+		return fmt.Errorf("ask %s for its size: %w", p.Info.Path, err)
+	}
+	now, err := p.system.node(p.stat.Rdev)
+	if err != nil || size != p.Info.Size || now.dir != p.node.dir || now.attr("diskseq") != p.node.attr("diskseq") {
+		return refuse(p.Info.Path, "is another device than the one that was planned for", "start again")
+	}
+	return p.checkHeld()
+}
+
+// sameFile checks that both descriptors are the same file, and locks it
+// against another restore.
+func (p *TargetPlan) sameFile(t *Target, st unix.Stat_t) error {
+	other, err := t.buffered.stat()
+	if err != nil {
+		return fmt.Errorf("stat %s: %w", p.Info.Path, err)
+	}
+	if other.Dev != st.Dev || other.Ino != st.Ino || st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return refuse(p.Info.Path, "was replaced while it was opened", "start again")
+	}
+	err = t.any().do(func(fd int) error { return unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB) })
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return refuse(p.Info.Path, "is locked by another program", "wait for it")
+	}
+	return nil // a filesystem without locks is no reason to stop
+}
+
+func (p *TargetPlan) prepareFile(t *Target) error {
+	if !p.opts.InPlace {
+		if err := t.SetSize(0); err != nil {
+			return err
+		}
+	}
+	return t.SetSize(p.opts.Size)
+}
+
+// any returns a handle for questions that do not depend on how it was opened.
+func (t *Target) any() *handle {
+	if t.direct != nil {
+		return t.direct
+	}
+	return t.buffered
+}
+
+// Info describes the target as it was planned, with its size of now.
+func (t *Target) Info() Info { return t.info }
+
+// Size returns the target's size in bytes.
+func (t *Target) Size() int64 { return t.info.Size }
+
+// SectorSize returns the logical sector size in bytes, 512 for files.
+func (t *Target) SectorSize() int { return t.info.LogicalSector }
+
+// Direct reports whether the target is written past the page cache.
+func (t *Target) Direct() bool { return t.direct != nil }
+
+// SetSize cuts or extends a file; what it gains reads as zeros. It must not
+// run beside other calls.
+func (t *Target) SetSize(size int64) error {
+	if !t.file {
+		return fmt.Errorf("resize %s to %d bytes: is a device", t.path, size)
+	}
+	if err := t.any().do(func(fd int) error { return unix.Ftruncate(fd, size) }); err != nil {
+		return fmt.Errorf("resize %s to %d bytes: %w", t.path, size, err)
+	}
+	t.info.Size = size
+	return nil
+}
+
+// check returns an error unless a transfer lies inside the target and no sync
+// has failed.
+func (t *Target) check(verb string, off, n int64) error {
+	if off < 0 || n < 0 || off > t.info.Size || n > t.info.Size-off {
+		return fmt.Errorf("%s %s at %d: %d bytes do not fit into %d", verb, t.path, off, n, t.info.Size)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.failed
+}
+
+// WriteAt writes p at off: past the page cache where p begins on a page of
+// memory and of the device, by detours elsewhere. An error names path and
+// offset.
+func (t *Target) WriteAt(p []byte, off int64) (int, error) {
+	if err := t.check("write", off, int64(len(p))); err != nil {
+		return 0, err
+	}
+	if err := t.write(p, off); err != nil {
+		return 0, fmt.Errorf("write %s at %d: %w", t.path, off, explainWrite(err))
+	}
+	return len(p), nil
+}
+
+func explainWrite(err error) error {
+	if errors.Is(err, unix.ENOSPC) {
+		return fmt.Errorf("%w: make room there and restore again", err)
+	}
+	return explain(err)
+}
+
+func (t *Target) write(p []byte, off int64) error {
+	if t.direct == nil {
+		return t.buffered.pwrite(p, off)
+	}
+	unit := int64(t.unit())
+	head := min(int64(len(p)), roundUp(off, unit)-off)
+	whole := roundDown(int64(len(p))-head, unit)
+	if head > 0 {
+		if err := t.writeEdge(p[:head], off); err != nil {
+			return err
+		}
+	}
+	if whole > 0 {
+		if err := t.writeWhole(p[head:head+whole], off+head); err != nil {
+			return err
+		}
+	}
+	if tail := p[head+whole:]; len(tail) > 0 {
+		return t.writeEdge(tail, off+head+whole)
+	}
+	return nil
+}
+
+// unit returns what offset and length of a direct write must be multiples of.
+func (t *Target) unit() int {
+	if t.file {
+		return pageSize
+	}
+	return t.info.LogicalSector
+}
+
+func (t *Target) writeWhole(p []byte, off int64) error {
+	if aligned(p) {
+		return t.direct.pwrite(p, off)
+	}
+	buf := scratch(len(p))
+	copy(buf, p)
+	return t.direct.pwrite(buf, off)
+}
+
+// writeEdge writes less than a sector. A file has a page cache that knows how;
+// on a device it would be a second view of the same bytes, so there the
+// sectors are read, changed and written.
+func (t *Target) writeEdge(p []byte, off int64) error {
+	if t.file {
+		return t.buffered.pwrite(p, off)
+	}
+	unit := int64(t.unit())
+	start := roundDown(off, unit)
+	buf := scratch(int(roundUp(off+int64(len(p)), unit) - start))
+	t.edge.Lock()
+	defer t.edge.Unlock()
+	if _, err := t.direct.pread(buf, start, len(buf)); err != nil {
+		return err
+	}
+	copy(buf[off-start:], p)
+	return t.direct.pwrite(buf, start)
+}
+
+// ReadAt reads from the device itself, not from the page cache. Room of p
+// beyond its length, up to the next multiple of 4096, may be overwritten.
+func (t *Target) ReadAt(p []byte, off int64) (int, error) {
+	if off < 0 || off > t.info.Size {
+		return 0, fmt.Errorf("read %s at %d: %w", t.path, off, io.ErrUnexpectedEOF)
+	}
+	want := min(int64(len(p)), t.info.Size-off)
+	n, err := t.read(p[:want], off)
+	switch {
+	case err != nil:
+		return n, fmt.Errorf("read %s at %d: %w", t.path, off+int64(n), explain(err))
+	case n < len(p):
+		return n, io.EOF
+	}
+	return n, nil
+}
+
+func (t *Target) read(p []byte, off int64) (int, error) {
+	if t.direct == nil {
+		return t.buffered.pread(p, off, len(p))
+	}
+	unit := t.unit()
+	head := int(off % int64(unit))
+	whole := roundUp(head+len(p), unit)
+	if head == 0 && aligned(p) && len(p) == whole {
+		return t.direct.pread(p, off, len(p))
+	}
+	buf := scratch(whole)
+	n, err := t.direct.pread(buf, off-int64(head), head+len(p))
+	return copy(p, buf[min(head, n):n]), err
+}
+
+// Data returns the first range at or after off that may hold anything but
+// zeros; see Source.
+func (t *Target) Data(off int64) (Extent, error) {
+	if off < 0 || off >= t.info.Size {
+		return Extent{}, io.EOF
+	}
+	if !t.file {
+		return Extent{off, t.info.Size - off}, nil
+	}
+	e, err := dataOf(t.any(), off, t.info.Size)
+	if err != nil && err != io.EOF {
+		return e, fmt.Errorf("find data of %s at %d: %w", t.path, off, err)
+	}
+	return e, err
+}
+
+// Sync returns when all that was written is durable, the name of a new file
+// included. An error is final: what was written before may be lost, no write
+// or sync succeeds any more, and the restore must begin anew.
+func (t *Target) Sync() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.failed != nil {
+		return t.failed
+	}
+	if err := t.sync(); err != nil {
+		t.failed = fmt.Errorf("sync %s: %w: what was written may be lost", t.path, err)
+	}
+	return t.failed
+}
+
+func (t *Target) sync() error {
+	if err := t.any().do(unix.Fdatasync); err != nil {
+		return err
+	}
+	if !t.create {
+		return nil
+	}
+	dir, err := os.Open(t.dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}
+
+// Close closes the target without making anything durable: Sync first.
+func (t *Target) Close() error { return errors.Join(t.direct.Close(), t.buffered.Close()) }
