@@ -51,7 +51,9 @@ type Manifest struct {
 	Warnings   []string       `json:"warnings,omitempty"`
 
 	Stats Stats  `json:"stats"`
-	Run   string `json:"run"`  // the run that made it, hex
+	Run   string `json:"run"` // the run that made it, hex
+	// Epoch of the newest list of condemned segments when the run began.
+	Epoch uint64 `json:"epoch"`
 	Tool  string `json:"tool"` // version of the program
 	// Features that a reader must know to read this image right.
 	Features []string `json:"features,omitempty"`
