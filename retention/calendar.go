@@ -22,11 +22,11 @@ type bucket struct {
 
 func (p Policy) calendars() []calendar {
 	return []calendar{
-		{"hourly", "hours", p.Hourly, hourOf},
-		{"daily", "days", p.Daily, dayOf},
-		{"weekly", "weeks", p.Weekly, weekOf},
-		{"monthly", "months", p.Monthly, monthOf},
-		{"yearly", "years", p.Yearly, yearOf},
+		{"hourly", "hour", p.Hourly, hourOf},
+		{"daily", "day", p.Daily, dayOf},
+		{"weekly", "week", p.Weekly, weekOf},
+		{"monthly", "month", p.Monthly, monthOf},
+		{"yearly", "year", p.Yearly, yearOf},
 	}
 }
 
@@ -68,13 +68,21 @@ type group struct {
 	costs bool
 }
 
+// span names as many hours, days, … as the rule has places.
+func (c calendar) span() string {
+	if c.places == 1 {
+		return "one " + c.unit
+	}
+	return fmt.Sprintf("%d %ss", c.places, c.unit)
+}
+
 func (h history) keepCalendar(rule calendar, zone *time.Location) {
 	places := rule.places
 	for _, g := range h.groups(rule, zone) {
 		name := rule.name + " " + g.name
 		if places == 0 {
 			for _, e := range g.members {
-				e.miss("%s is before the %d %s kept", name, rule.places, rule.unit)
+				e.miss("%s is before the %s kept", name, rule.span())
 			}
 			continue
 		}
