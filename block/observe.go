@@ -25,7 +25,7 @@ func (s *source) Check() error {
 	// who have it open; sysfs shows that it is gone, or that another one
 	// took its number.
 	now, err := s.system.node(s.node.dev)
-	if err != nil || now.dir != s.node.dir || now.attr("diskseq") != s.node.attr("diskseq") {
+	if err != nil || now != s.node {
 		return fmt.Errorf("check %s: %w: the device is gone", s.path, unix.ENODEV)
 	}
 	return nil

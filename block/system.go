@@ -37,6 +37,7 @@ type node struct {
 	dev  uint64
 	name string // of the kernel: sda1, dm-0
 	dir  string // its directory, links resolved
+	seq  string // grows whenever another medium or file takes the name
 }
 
 // attr returns an attribute without surrounding blanks, "" if there is none.
@@ -81,6 +82,9 @@ func (s system) nodeAt(path string) (node, error) {
 		return node{}, fmt.Errorf("read %s: not a device number", filepath.Join(dir, "dev"))
 	}
 	n.dev = dev
+	if n.seq = n.attr("diskseq"); n.seq == "" {
+		n.seq = n.attr("../diskseq") // a partition's is its disk's
+	}
 	return n, nil
 }
 

@@ -108,7 +108,7 @@ func (p *TargetPlan) checkSame(t *Target) error {
 		return fmt.Errorf("ask %s for its size: %w", p.Info.Path, err)
 	}
 	now, err := p.system.node(p.stat.Rdev)
-	if err != nil || size != p.Info.Size || now.dir != p.node.dir || now.attr("diskseq") != p.node.attr("diskseq") {
+	if err != nil || size != p.Info.Size || now != p.node {
 		return refuse(p.Info.Path, "is another device than the one that was planned for", "start again")
 	}
 	return p.checkHeld()
