@@ -1,0 +1,133 @@
+package disk
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+)
+
+// A Kernel is Debian's kernel for virtual machines, unpacked in the cache.
+type Kernel struct {
+	Release string // as uname -r says
+	Image   string // the bootable file
+	Modules string // the folder lib/modules/RELEASE
+	deps    map[string][]string
+}
+
+// metaPackage depends on the newest kernel for virtual machines.
+const metaPackage = "linux-image-cloud-amd64"
+
+// FetchKernel returns the kernel kept in cache, downloading it from Debian's
+// archive the first time. It is unpacked, not installed: the host's own boot
+// files stay as they are.
+func FetchKernel(ctx context.Context, cache string) (*Kernel, error) {
+	if k, err := openKernel(filepath.Join(cache, "kernel")); err == nil {
+		return k, nil
+	}
+	if err := os.MkdirAll(cache, 0o755); err != nil {
+		return nil, err
+	}
+	work, err := os.MkdirTemp(cache, "fetch-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(work)
+	name, err := kernelPackage(ctx)
+	if err != nil {
+		return nil, err
+	}
+	get := exec.CommandContext(ctx, "apt-get", "-qq", "-o", "APT::Sandbox::User=root", "download", name)
+	get.Dir = work
+	if out, err := get.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("download the package %s: %w: %s(does apt-get update help?)", name, err, out)
+	}
+	debs, _ := filepath.Glob(filepath.Join(work, "*.deb"))
+	if len(debs) != 1 {
+		return nil, fmt.Errorf("download the package %s: got %d files, want 1", name, len(debs))
+	}
+	tree := filepath.Join(work, "tree")
+	if err := run(ctx, "dpkg-deb", "-x", debs[0], tree); err != nil {
+		return nil, err
+	}
+	release := strings.TrimPrefix(name, "linux-image-")
+	if err := run(ctx, "depmod", "-b", tree, release); err != nil {
+		return nil, err
+	}
+	// The rename is last: a cache that has the folder has all of it.
+	if err := os.Rename(tree, filepath.Join(cache, "kernel")); err != nil {
+		return nil, err
+	}
+	return openKernel(filepath.Join(cache, "kernel"))
+}
+
+// kernelPackage asks apt which package the newest kernel is in.
+func kernelPackage(ctx context.Context) (string, error) {
+	out, err := exec.CommandContext(ctx, "apt-cache", "depends", "--important", metaPackage).Output()
+	if err != nil {
+		return "", fmt.Errorf("find the package of %s: %w", metaPackage, err)
+	}
+	for word := range strings.FieldsSeq(string(out)) {
+		if strings.HasPrefix(word, "linux-image-") && word != metaPackage {
+			return word, nil
+		}
+	}
+	return "", fmt.Errorf("find the package of %s: apt knows none, run apt-get update", metaPackage)
+}
+
+func openKernel(tree string) (*Kernel, error) {
+	images, _ := filepath.Glob(filepath.Join(tree, "boot/vmlinuz-*"))
+	if len(images) != 1 {
+		return nil, errors.New("no kernel in " + tree)
+	}
+	release := strings.TrimPrefix(filepath.Base(images[0]), "vmlinuz-")
+	k := &Kernel{
+		Release: release, Image: images[0],
+		Modules: filepath.Join(tree, "lib/modules", release),
+		deps:    map[string][]string{},
+	}
+	f, err := os.Open(filepath.Join(k.Modules, "modules.dep"))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		path, deps, _ := strings.Cut(lines.Text(), ":")
+		k.deps[moduleName(path)] = append([]string{path}, strings.Fields(deps)...)
+	}
+	return k, nil
+}
+
+// moduleName is what modprobe calls the module in a file.
+func moduleName(path string) string {
+	name, _, _ := strings.Cut(filepath.Base(path), ".")
+	return strings.ReplaceAll(name, "-", "_")
+}
+
+// Order returns the files of modules and of all they need, in the order in
+// which they are loaded. Names that are built into the kernel are left out.
+func (k *Kernel) Order(names ...string) []string {
+	var order []string
+	seen := map[string]bool{}
+	var add func(path string)
+	add = func(path string) {
+		if seen[path] {
+			return
+		}
+		seen[path] = true
+		for _, dep := range k.deps[moduleName(path)][1:] {
+			add(dep)
+		}
+		order = append(order, filepath.Join(k.Modules, path))
+	}
+	for _, name := range names {
+		if all := k.deps[strings.ReplaceAll(name, "-", "_")]; len(all) > 0 {
+			add(all[0])
+		}
+	}
+	return order
+}
