@@ -1,0 +1,65 @@
+// Package layering holds the import arrows of the tree as data. Its test fails
+// on an arrow that is not in the table, and on a folder that the tree has no
+// place for.
+//
+// The table is the tree's design in short: read it from the bottom, a disk, to
+// the top, a command. Who needs an arrow that points up has a type in the
+// wrong place: move the type down, or take an interface where it is used.
+package layering
+
+// A Layer says which packages of this module others may import. Patterns mean
+// what they mean to the go command: "image" is the one package, "image/..."
+// that and all below it. The line that names a package most closely counts.
+type Layer struct {
+	Packages string // one pattern
+	Imports  string // patterns, apart by spaces; of lines above
+	What     string // the packages in a few words
+}
+
+// Table returns the layers from the bottom up. A line names only packages
+// that lines above it are about.
+func Table() []Layer {
+	return []Layer{
+		{"block", "", "a disk: devices, extents, reads and writes"},
+		{"block/...", "block", "still views of a disk"},
+
+		{"cbt", "block", "what changed since a generation"},
+		{"cbt/...", "cbt block/...", "one tracker each"},
+
+		{"image", "block", "what a backup is: block ID, map, manifest"},
+		{"image/store", "", "where objects live"},
+		{"image/store/vfs", "image/store", "the file system below a directory"},
+		{"image/store/...", "image/store image/store/vfs", "one store each, and their suite"},
+		{"image/keys", "image", "what seals objects and names blocks"},
+		{"image/segment", "image image/store image/keys", "many blocks in one object"},
+		{"image/repo", "image image/store image/keys image/segment", "store, config and keys together"},
+		{"image/...", "block image image/store image/keys image/segment image/repo", "what reads images"},
+
+		{"catalog/...", "block image/...", "what we have: an index that can be rebuilt"},
+		{"retention", "", "what we keep: pure policy"},
+		{"internal/export/...", "block/... image/...", "an image offered as a disk"},
+
+		{"internal/job/...", "block/... cbt/... image/... catalog/... retention internal/export/...", "one run of something"},
+		{"internal/agent/...", "block/... cbt/... image/... catalog/... retention internal/export/... internal/job/...", "jobs on a schedule, beside the disks"},
+		{"internal/server/...", "block/... cbt/... image/... catalog/... retention internal/export/... internal/job/...", "the appliance for many agents"},
+
+		{"cmd/...", "block/... cbt/... image/... catalog/... retention internal/export/... internal/job/... internal/agent/... internal/server/...", "arguments in, one call, a report out"},
+
+		{"internal/layering", "", "this table"},
+		{"internal/bench/workload", "", "a disk on two nights"},
+		{"internal/bench", "internal/bench/workload", "the benchmark: runs the program, imports none of it"},
+		{"vmtests/...", "block/... cbt/... image/... catalog/... retention internal/export/... internal/job/... internal/agent/... internal/server/...", "whole machines"},
+	}
+}
+
+// TestAids are the packages that only test files and other aids may import:
+// the suites, the models that stand in for the real thing, and what sets up
+// devices. Every test may, beside what its package may import.
+const TestAids = "cbt/cbttest image/store/storetest image/store/crashfs image/store/mem vmtests/..."
+
+// Folders are the top-level folders there are, beside those of a dot. What
+// make builds goes to bin, which is not kept.
+const Folders = "block catalog cbt cmd docs image internal retention vmtests bin .*"
+
+// NoFolders are names that say nothing of what is inside.
+const NoFolders = "util utils common helper helpers misc"
