@@ -1,0 +1,91 @@
+# "make" lists what there is. Every target installs what it needs.
+
+# Any Go from 1.21 on fetches the version that go.mod names.
+export GOTOOLCHAIN ?= auto
+export CGO_ENABLED ?= 0
+
+# What downloads are kept in between runs.
+export PLATTER_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/platter-tests
+# Where "make bench" keeps its disks (30 GiB).
+export BENCH_DIR ?= $(PLATTER_CACHE)/bench
+
+# One package's tests may take so long, the slowest being machines that boot.
+TIMEOUT ?= 10m
+# How long "make fuzz" and "make fuzz-long" try each decoder.
+FUZZTIME ?= 10s
+FUZZTIME_LONG ?= 10m
+# Packages where goroutines share data.
+RACE ?= ./block/... ./image/store/... ./internal/job/...
+# Packages whose test repositories can cut xxhash64 to 8 bits.
+NARROW ?= ./image/... ./catalog/... ./internal/job/... ./cmd/...
+
+TOOL = go tool -modfile=internal/tools/go.mod
+
+.DEFAULT_GOAL := help
+.PHONY: help build install demo test vet unit narrow race fuzz fuzz-long campaign golden bench lint vuln clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## build bin/platter, one static binary
+	@.ci/setup build
+	go build -trimpath -o bin/platter ./cmd/platter
+
+install: build ## put it into /usr/local/bin
+	install -D -m 755 bin/platter $(DESTDIR)/usr/local/bin/platter
+
+demo: ## image, change, restore and boot a small disk, and show how it went
+	@.ci/setup demo
+	@go build -trimpath -o bin/platter ./cmd/platter
+	@go run ./vmtests/demo -platter bin/platter
+
+test: ## run all tests (under 15 minutes on two cores)
+	@.ci/setup test
+	@$(MAKE) --no-print-directory vet unit narrow race
+
+vet:
+	go vet ./...
+
+unit: # the seeds of the fuzz tests and a few boots are among them
+	go test -timeout $(TIMEOUT) ./...
+
+narrow: # blocks that share their xxhash64 must stay apart: make it 8 bits
+	PLATTER_TEST_XXH8=1 go test -timeout $(TIMEOUT) $(NARROW)
+
+race:
+	CGO_ENABLED=1 go test -race -short -timeout $(TIMEOUT) $(RACE)
+
+fuzz: ## try each decoder with made-up input for FUZZTIME (10s)
+	@.ci/setup build
+	@.ci/fuzz $(FUZZTIME)
+
+fuzz-long: ## the same for FUZZTIME_LONG (10m)
+	@.ci/setup build
+	@.ci/fuzz $(FUZZTIME_LONG)
+
+campaign: ## the crash, flip and kill suites at full length (hours)
+	@.ci/setup test
+	PLATTER_TEST_LONG=1 go test -count 1 -timeout 24h ./image/... ./catalog/... ./internal/job/... ./cmd/... ./vmtests/...
+
+golden: ## check that today's code reads every repository of the past
+	@.ci/setup build
+	go test -count 1 -run 'Golden' ./image/... ./internal/job/...
+
+bench: ## compare with borg, restic, qemu-img, lz4; writes docs/benchmarks.md
+	@.ci/setup bench
+	@go build -trimpath -o bin/platter ./cmd/platter
+	go run ./internal/bench -platter bin/platter -dir $(BENCH_DIR) -write docs/benchmarks.md
+
+lint: vet ## go vet, gofumpt, staticcheck
+	@.ci/setup lint
+	@unformatted=$$($(TOOL) gofumpt -l .); \
+	if [ -n "$$unformatted" ]; then echo "gofumpt -w is due for:"; echo "$$unformatted"; exit 1; fi
+	$(TOOL) staticcheck ./...
+
+vuln: ## govulncheck; without its database it says so and skips
+	@.ci/setup lint
+	@.ci/vuln
+
+clean: ## remove what was built (not the caches)
+	rm -rf bin
+	go clean -testcache
