@@ -1,0 +1,212 @@
+package reader
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"platter/image"
+	"platter/image/segment"
+	"platter/image/store"
+)
+
+// errStale means that a place holds something else: no damage, only an old or
+// wrong hint.
+var errStale = errors.New("stored elsewhere")
+
+// maxCopies is how many places of one block are tried.
+const maxCopies = 8
+
+// A trouble is a ref that could not be had yet.
+type trouble struct {
+	tried []image.Location
+	next  []image.Location // to be tried
+	at    image.Location   // of the first copy that was found bad
+	err   error            // why that one is bad
+}
+
+// search looks for what the hints did not lead to: first in the index, then in
+// the footers of all segments.
+func (b *batch) search(ctx context.Context) ([]*Lost, error) {
+	troubles := make(map[int32]*trouble)
+	b.collect(troubles)
+	for _, find := range []func(context.Context, map[int32]*trouble) error{b.ask, b.scan} {
+		if len(troubles) == 0 {
+			return nil, nil
+		}
+		if err := find(ctx, troubles); err != nil {
+			return nil, err
+		}
+		if err := b.retry(ctx, troubles); err != nil {
+			return nil, err
+		}
+	}
+	return b.lost(troubles), nil
+}
+
+// collect moves what failed to troubles.
+func (b *batch) collect(troubles map[int32]*trouble) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, f := range b.failed {
+		t := troubles[f.ref]
+		if t == nil {
+			t = new(trouble)
+			troubles[f.ref] = t
+		}
+		t.tried = append(t.tried, f.at)
+		if t.err == nil && f.err != nil && f.err != errStale {
+			t.at, t.err = f.at, f.err
+		}
+	}
+	b.failed = b.failed[:0]
+}
+
+// retry reads from the places found until none is left to try.
+func (b *batch) retry(ctx context.Context, troubles map[int32]*trouble) error {
+	for {
+		p := newPlan(0)
+		var trying []int32
+		for ref, t := range troubles {
+			if len(t.next) > 0 {
+				p.add(int(ref), t.next[0])
+				t.next = t.next[1:]
+				trying = append(trying, ref)
+			}
+		}
+		if len(trying) == 0 {
+			return nil
+		}
+		if err := b.run(ctx, p); err != nil {
+			return err
+		}
+		b.settle(troubles, trying)
+	}
+}
+
+// settle forgets the troubles that were tried and did not fail again.
+func (b *batch) settle(troubles map[int32]*trouble, trying []int32) {
+	again := make(map[int32]bool)
+	for _, f := range b.failed {
+		again[f.ref] = true
+	}
+	b.collect(troubles)
+	for _, ref := range trying {
+		if !again[ref] {
+			delete(troubles, ref)
+		}
+	}
+}
+
+func (t *trouble) suggest(at image.Location) {
+	if len(t.next) < maxCopies && !slices.Contains(t.tried, at) && !slices.Contains(t.next, at) {
+		t.next = append(t.next, at)
+	}
+}
+
+// ask asks the index.
+func (b *batch) ask(ctx context.Context, troubles map[int32]*trouble) error {
+	if b.reader.index == nil {
+		return nil
+	}
+	for ref, t := range troubles {
+		id := b.refs[ref].ID
+		if b.kind == segment.Pages {
+			if done, err := b.askPage(ctx, ref, t); err != nil {
+				return err
+			} else if done {
+				delete(troubles, ref)
+			}
+			continue
+		}
+		places, err := b.reader.index.Locate(ctx, id)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil {
+			continue // it does not know, and the footers do
+		}
+		for _, at := range places {
+			t.suggest(at)
+		}
+	}
+	return nil
+}
+
+// askPage takes a page's content from the index, checked like any other.
+func (b *batch) askPage(ctx context.Context, ref int32, t *trouble) (done bool, err error) {
+	page, at, err := b.reader.index.Page(ctx, b.refs[ref].ID)
+	if ctx.Err() != nil {
+		return false, ctx.Err()
+	}
+	if err != nil || page == nil {
+		return false, nil
+	}
+	t.suggest(at)
+	w, err := b.reader.acquire(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer b.reader.release(w)
+	return b.check(w, []item{{ref: ref}}, page.Encode(nil)) == nil, nil
+}
+
+// scan reads all footers, once for all that is missing.
+func (b *batch) scan(ctx context.Context, troubles map[int32]*trouble) error {
+	want := make(map[image.ID][]*trouble, len(troubles))
+	for ref, t := range troubles {
+		id := b.refs[ref].ID
+		want[id] = append(want[id], t)
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(4)
+	err := b.reader.repo.Segments(gctx, func(id image.SegmentID, size int64, _ time.Time) error {
+		g.Go(func() error {
+			f, err := segment.ReadFooter(gctx, b.reader.repo.Store, b.reader.repo.Keys, id, size)
+			if gctx.Err() != nil {
+				return gctx.Err()
+			}
+			if err != nil || f.Kind != b.kind {
+				return nil // a damaged one is no place to find anything
+			}
+			for n := range f.Records {
+				if ts := want[f.Records[n].ID]; ts != nil {
+					b.mu.Lock()
+					for _, t := range ts {
+						t.suggest(image.Location{Segment: id, Record: uint32(n)})
+					}
+					b.mu.Unlock()
+				}
+			}
+			return nil
+		})
+		return nil
+	})
+	if e := g.Wait(); e != nil {
+		return e
+	}
+	if err != nil {
+		return fmt.Errorf("look for %d blocks in all segments: %w", len(troubles), err)
+	}
+	return nil
+}
+
+// lost describes what could not be had, in order of refs.
+func (b *batch) lost(troubles map[int32]*trouble) []*Lost {
+	var lost []*Lost
+	for _, i := range slices.Sorted(maps.Keys(troubles)) {
+		t, ref := troubles[i], &b.refs[i]
+		if t.err == nil {
+			t.err = fmt.Errorf("in no segment of the repository: %w", store.ErrNotFound)
+		}
+		lost = append(lost, &Lost{
+			Page: b.kind == segment.Pages, Ref: int(i), Block: ref.Block, ID: ref.ID, At: t.at, Err: t.err,
+		})
+	}
+	return lost
+}

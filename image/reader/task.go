@@ -1,0 +1,113 @@
+package reader
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+
+	"platter/image"
+	"platter/image/segment"
+	"platter/image/store"
+)
+
+// A task is what one worker reads, decodes and hands out in one go: items of
+// one segment in order of record, several perhaps of one record.
+type task struct {
+	footer *segment.Footer
+	items  []item
+}
+
+func (b *batch) work(ctx context.Context, t task) error {
+	w, err := b.reader.acquire(ctx)
+	if err != nil {
+		return err
+	}
+	defer b.reader.release(w)
+	good, err := b.decode(ctx, w, t)
+	if err != nil || b.visit == nil {
+		return err
+	}
+	return b.deliver(ctx, w, good)
+}
+
+// A slot is an item and where in the worker's out its block is.
+type slot struct {
+	ref  int32
+	slot int32
+}
+
+// decode reads the task's records into w.out, one stride each, and returns
+// what is good. Only a context's error ends it.
+func (b *batch) decode(ctx context.Context, w *worker, t task) ([]slot, error) {
+	f := t.footer
+	first, last := &f.Records[t.items[0].record()], &f.Records[t.items[len(t.items)-1].record()]
+	start := first.Offset &^ (store.Align - 1)
+	end := (last.Offset + int64(last.Stored) + store.Align - 1) &^ (store.Align - 1)
+	spanErr := b.reader.repo.Store.ReadAt(ctx, segment.Name(f.ID), w.in[:end-start], start)
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	good := make([]slot, 0, len(t.items))
+	n := int32(0)
+	for items := t.items; len(items) > 0; {
+		same := 1
+		for same < len(items) && items[same].key == items[0].key {
+			same++
+		}
+		rec := items[0].record()
+		r := &f.Records[rec]
+		stored := w.in[r.Offset-start:][:r.Stored]
+		err := spanErr
+		if err != nil {
+			// One bad sector must not take the records around it along.
+			err = b.reader.repo.Store.ReadAt(ctx, segment.Name(f.ID), stored, r.Offset)
+		}
+		if err == nil {
+			err = b.decodeOne(w, f, rec, items[:same], stored, w.out[int(n)*b.stride:][:r.Plain])
+		}
+		for _, it := range items[:same] {
+			if err != nil {
+				b.fail(it.ref, image.Location{Segment: f.ID, Record: uint32(rec)}, err)
+			} else {
+				good = append(good, slot{it.ref, n})
+			}
+		}
+		items = items[same:]
+		n++
+	}
+	return good, ctx.Err()
+}
+
+func (b *batch) decodeOne(w *worker, f *segment.Footer, rec int, items []item, stored, plain []byte) error {
+	if err := f.Decode(w.codec, plain, stored, rec); err != nil {
+		return err
+	}
+	if err := b.check(w, items, plain); err != nil {
+		return fmt.Errorf("%s at %d: record %d: %w", segment.Name(f.ID), f.Records[rec].Offset, rec, err)
+	}
+	return nil
+}
+
+// deliver hands out blocks, together where they follow each other in the image
+// and in w.out.
+func (b *batch) deliver(ctx context.Context, w *worker, good []slot) error {
+	slices.SortFunc(good, func(x, y slot) int { return cmp.Compare(x.ref, y.ref) })
+	for len(good) > 0 {
+		ref := &b.refs[good[0].ref]
+		n, length := 1, int(ref.Length)
+		for n < len(good) && length == n*b.stride &&
+			good[n].slot == good[n-1].slot+1 && b.refs[good[n].ref].Block == ref.Block+int64(n) {
+			length += int(b.refs[good[n].ref].Length)
+			n++
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := b.visit(ref.Block, w.out[int(good[0].slot)*b.stride:][:length]); err != nil {
+			return err
+		}
+		good = good[n:]
+	}
+	return nil
+}
