@@ -313,6 +313,7 @@ func BenchmarkStates(b *testing.B) {
 			h, _ := f.Create(fmt.Sprintf("/%d/%d", d, i), 0)
 			h.Write(make([]byte, 8192))
 			h.Sync()
+			h.Close()
 		}
 		f.SyncDir(fmt.Sprintf("/%d", d))
 	}

@@ -19,14 +19,15 @@ type node struct {
 	modified time.Time
 
 	// Of a file. Bytes are only ever appended, so that other file systems may
-	// share them.
+	// share them, and the whole node once it is closed.
 	data    []byte
 	synced  int  // how many of them are durable
 	spoiled bool // a sync failed: no more become durable
+	closed  bool
 
 	// Of a directory.
 	names   map[string]*node // as seen; nil for a file
-	durable map[string]*node // as on disk
+	durable map[string]*node // as on disk; nil while nothing is pending
 	pending []*edit          // since the last SyncDir, in order
 }
 
@@ -48,10 +49,13 @@ func (e *edit) apply(names map[string]*node) {
 }
 
 func newDir() *node {
-	return &node{names: make(map[string]*node), durable: make(map[string]*node)}
+	return &node{names: make(map[string]*node)}
 }
 
 func (n *node) edit(e *edit, now time.Time) {
+	if len(n.pending) == 0 {
+		n.durable = maps.Clone(n.names)
+	}
 	e.apply(n.names)
 	n.pending = append(n.pending, e)
 	n.modified = now
@@ -175,6 +179,9 @@ func (n *node) sync() {
 		}
 	}
 	n.pending = left
+	if len(left) == 0 {
+		n.durable = nil
+	}
 }
 
 // Open implements vfs.FS.
@@ -346,4 +353,11 @@ func (h *file) Sync() error {
 	})
 }
 
-func (h *file) Close() error { return nil }
+func (h *file) Close() error {
+	h.fs.mu.Lock()
+	defer h.fs.mu.Unlock()
+	if h.writable {
+		h.writable, h.node.closed = false, true
+	}
+	return nil
+}

@@ -29,8 +29,9 @@ func (f *FS) States(seed uint64, k int) iter.Seq[*FS] {
 
 // A chooser decides what survives.
 type chooser struct {
-	name string
-	edit func(e *edit) bool
+	name   string
+	random bool
+	edit   func(e *edit) bool
 	// data returns what is left of a file that is not wholly synced.
 	data func(n *node) []byte
 }
@@ -45,13 +46,14 @@ func (f *FS) after(seed uint64, i int) *FS {
 
 func choose(seed uint64, i int) chooser {
 	yes, no := func(*edit) bool { return true }, func(*edit) bool { return false }
+	made, removed := func(e *edit) bool { return e.to != "" }, func(e *edit) bool { return e.to == "" }
 	extremes := []chooser{
-		{"all that was not synced lost", no, lost},
-		{"all kept", yes, kept},
-		{"names kept, data lost", yes, lost},
-		{"names kept, data zeros", yes, zeros},
-		{"names removed kept, names made lost", func(e *edit) bool { return e.to == "" }, kept},
-		{"names made kept, names removed lost", func(e *edit) bool { return e.to != "" }, kept},
+		{name: "all that was not synced lost", edit: no, data: lost},
+		{name: "all kept", edit: yes, data: kept},
+		{name: "names kept, data lost", edit: yes, data: lost},
+		{name: "names kept, data zeros", edit: yes, data: zeros},
+		{name: "removals kept, new names lost", edit: removed, data: kept},
+		{name: "new names kept, removals lost", edit: made, data: kept},
 	}
 	if i < len(extremes) {
 		return extremes[i]
@@ -61,26 +63,49 @@ func choose(seed uint64, i int) chooser {
 	odds := []float64{0.1, 0.5, 0.9}
 	names, data := odds[rng.IntN(3)], odds[rng.IntN(3)]
 	return chooser{
-		name: fmt.Sprintf("random %d", i),
-		edit: func(*edit) bool { return rng.Float64() < names },
-		data: func(n *node) []byte { return torn(n, rng, data) },
+		name:   fmt.Sprintf("random %d", i),
+		random: true,
+		edit:   func(*edit) bool { return rng.Float64() < names },
+		data:   func(n *node) []byte { return torn(n, rng, data) },
 	}
 }
 
-// survivor copies what is left of n. A file that has two names stays one file.
+// survivor returns what is left of n. A file that has two names stays one
+// file.
 func (c *chooser) survivor(n *node, copies map[*node]*node) *node {
+	if n.names == nil && n.closed && n.synced == len(n.data) {
+		return n // nothing changes it any more
+	}
 	if s, ok := copies[n]; ok {
 		return s
 	}
 	s := &node{modified: n.modified}
 	copies[n] = s
 	if n.names == nil {
-		s.data = n.data[:n.synced:n.synced]
+		s.data = kept(n)
 		if n.synced < len(n.data) {
 			s.data = c.data(n)
 		}
-		s.synced = len(s.data)
+		s.synced, s.closed = len(s.data), true
 		return s
+	}
+	s.names = c.surviving(n)
+	if !c.random {
+		for name, child := range s.names {
+			s.names[name] = c.survivor(child, copies)
+		}
+		return s
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.names)) { // so that a seed repeats
+		s.names[name] = c.survivor(s.names[name], copies)
+	}
+	return s
+}
+
+// surviving returns what is left of the names in a directory.
+func (c *chooser) surviving(n *node) map[string]*node {
+	if len(n.pending) == 0 {
+		return maps.Clone(n.names)
 	}
 	left := maps.Clone(n.durable)
 	for _, e := range n.pending {
@@ -88,11 +113,7 @@ func (c *chooser) survivor(n *node, copies map[*node]*node) *node {
 			e.apply(left)
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(left)) {
-		left[name] = c.survivor(left[name], copies)
-	}
-	s.names, s.durable = left, maps.Clone(left)
-	return s
+	return left
 }
 
 func lost(n *node) []byte { return n.data[:n.synced:n.synced] }
