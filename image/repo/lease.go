@@ -133,8 +133,12 @@ func (h *Holder) renew(ctx context.Context) error {
 	return nil
 }
 
+// drop removes the objects of the lease, also those that a renewal may have
+// left.
 func (h *Holder) drop(ctx context.Context) {
-	_ = h.repo.Store.Delete(ctx, leaseName(h.lease.Run, h.seq))
+	_ = h.repo.Store.List(ctx, "leases/"+h.lease.Run+"/", func(o store.Info) error {
+		return h.repo.Store.Delete(ctx, o.Name)
+	})
 }
 
 func leaseName(run string, seq int) string { return fmt.Sprintf("leases/%s/%08x", run, seq) }

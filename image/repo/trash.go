@@ -27,6 +27,9 @@ type Condemned struct {
 	Time     time.Time          `json:"time"`  // by the store's clock
 	Run      string             `json:"run"`   // hex
 	Segments []CondemnedSegment `json:"segments"`
+	// Seen is the highest number of each volume's images, by the volume's tag,
+	// that the collector had read: what it condemned, those do not need.
+	Seen map[string]uint64 `json:"seen"`
 }
 
 // A CondemnedSegment is one that no image needed when it was condemned.

@@ -101,18 +101,25 @@ type Builder struct {
 // past the page cache.
 func NewBuilder(buf []byte, kind Kind, repository, run [16]byte, d *keys.Domain, now time.Time) *Builder {
 	b := &Builder{kind: kind, run: run, created: now, key: d.FooterKey(), buf: buf, used: headerSize}
-	rand.Read(b.id[:])
 	h := buf[:headerSize]
 	clear(h)
 	copy(h, headerMagic)
 	binary.LittleEndian.PutUint16(h[8:], uint16(kind))
 	binary.LittleEndian.PutUint32(h[12:], headerSize)
 	copy(h[16:], repository[:])
-	copy(h[32:], b.id[:])
 	copy(h[48:], run[:])
 	binary.LittleEndian.PutUint64(h[64:], uint64(now.UnixNano()))
-	binary.LittleEndian.PutUint64(h[headerSize-8:], xxhash.Sum64(h[:headerSize-8]))
+	b.Rename()
 	return b
+}
+
+// Rename gives the segment a new random ID: a name that may have been used
+// without success is not used again.
+func (b *Builder) Rename() {
+	h := b.buf[:headerSize]
+	rand.Read(b.id[:])
+	copy(h[32:], b.id[:])
+	binary.LittleEndian.PutUint64(h[headerSize-8:], xxhash.Sum64(h[:headerSize-8]))
 }
 
 // MinBuffer returns the length of the smallest buffer in which a payload of

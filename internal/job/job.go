@@ -14,7 +14,7 @@ import (
 	"platter/catalog"
 	"platter/image"
 	"platter/image/repo"
-	"platter/image/store"
+	"platter/retention"
 )
 
 // An Env is what every job works with.
@@ -149,8 +149,9 @@ type VerifyReport struct {
 
 // PruneOptions say which images to keep; see retention.Policy.
 type PruneOptions struct {
-	Policy  RetentionPolicy
-	Volumes []string // none for all
+	Policy  retention.Policy
+	Volumes []string       // none for all
+	Zone    *time.Location // of the calendar rules; nil for this machine's
 	DryRun  bool
 }
 
@@ -219,5 +220,3 @@ type StatsReport struct {
 	Stored     int64  `json:"stored_bytes"` // of all objects
 	Condemned  int64  `json:"condemned_bytes"`
 }
-
-var _ = store.ErrNotFound

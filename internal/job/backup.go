@@ -1,0 +1,427 @@
+package job
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"regexp"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"platter/block"
+	"platter/catalog"
+	"platter/cbt"
+	"platter/cbt/full"
+	"platter/image"
+	"platter/image/repo"
+	"platter/image/segment"
+)
+
+// Backup images devices one after the other, in one run that shares segments.
+// A device that fails does not keep the others from being imaged: the error
+// joins those of all, and the reports are of those that went well.
+func Backup(ctx context.Context, env *Env, opts BackupOptions) ([]*BackupReport, error) {
+	if err := opts.check(); err != nil {
+		return nil, err
+	}
+	r, err := beginRun(ctx, env, &opts)
+	if err != nil {
+		return nil, err
+	}
+	defer r.end(ctx)
+	var reports []*BackupReport
+	var problems []error
+	for i := range max(len(opts.Devices), len(opts.Sources)) {
+		report, err := r.device(ctx, i)
+		if err != nil {
+			problems = append(problems, err)
+			if ctx.Err() != nil || r.broken() {
+				break
+			}
+			continue
+		}
+		reports = append(reports, report)
+	}
+	return reports, errors.Join(problems...)
+}
+
+func (o *BackupOptions) check() error {
+	n := max(len(o.Devices), len(o.Sources))
+	switch {
+	case n == 0:
+		return fmt.Errorf("backup: %w: name a device", ErrUsage)
+	case n > 1 && o.Volume != "":
+		return fmt.Errorf("backup: %w: --volume names one volume, and there are %d devices", ErrUsage, n)
+	case o.Tracker != "" && o.Tracker != "auto" && o.Tracker != full.Name:
+		return fmt.Errorf("backup: %w: tracker %q: want auto or full", ErrUsage, o.Tracker)
+	}
+	return nil
+}
+
+// A run is one backup of one or more devices.
+type run struct {
+	env    *Env
+	opts   *BackupOptions
+	id     [16]byte
+	set    string
+	holder *repo.Holder // nil in a dry run
+	data   *segmentWriter
+	pages  *segmentWriter
+	pool   *block.Pool
+	// usable are the segments that blocks can be relied on in: there, and not
+	// condemned, when the run began.
+	usable map[image.SegmentID]bool
+	// damaged are blocks and pages known to be damaged where they are stored.
+	damaged map[image.ID]bool
+}
+
+const (
+	maxSegment  = 64 << 20
+	minSegment  = 8 << 20
+	pageSegment = 8 << 20
+	chunkSize   = 1 << 20
+)
+
+// beginRun takes a lease, and only then looks at what the repository holds.
+func beginRun(ctx context.Context, env *Env, opts *BackupOptions) (r *run, err error) {
+	r = &run{env: env, opts: opts, usable: map[image.SegmentID]bool{}, damaged: map[image.ID]bool{}}
+	rand.Read(r.id[:])
+	if max(len(opts.Devices), len(opts.Sources)) > 1 {
+		r.set = hex.EncodeToString(r.id[:])
+	}
+	var condemned *repo.Condemned
+	if opts.DryRun {
+		condemned, err = env.Repo.NewestCondemned(ctx)
+	} else {
+		r.holder, err = env.Repo.Acquire(ctx, repo.LeaseBackup, r.id)
+		if err == nil {
+			condemned = r.holder.Condemned
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			r.end(ctx)
+		}
+	}()
+	if err := env.sync(ctx); err != nil {
+		return nil, err
+	}
+	if err := r.look(ctx, condemned); err != nil {
+		return nil, err
+	}
+	chunk := max(chunkSize, env.Repo.Config.BlockSize)
+	if r.pool, err = block.NewPool(workers(), chunk); err != nil {
+		return nil, err
+	}
+	if !opts.DryRun {
+		size := segmentSize(env.Memory)
+		r.data = newSegmentWriter(ctx, env, segment.Data, r.id, 2, size)
+		r.pages = newSegmentWriter(ctx, env, segment.Pages, r.id, 2, pageSegment)
+	}
+	return r, nil
+}
+
+// look learns what stored before can be relied on.
+func (r *run) look(ctx context.Context, condemned *repo.Condemned) error {
+	list := make([]image.SegmentID, 0, len(condemned.Segments))
+	for id := range condemned.IDs() {
+		list = append(list, id)
+	}
+	r.env.Catalog.SetCondemned(list)
+	err := r.env.Catalog.Segments(ctx, func(s catalog.SegmentInfo) error {
+		r.usable[s.ID] = true
+		return nil
+	})
+	for _, id := range list {
+		delete(r.usable, id)
+	}
+	if err != nil {
+		return err
+	}
+	err = r.env.Repo.Damaged(ctx, func(id image.ID, _ image.Location) error {
+		r.damaged[id] = true
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("read notes of damage: %w", err)
+	}
+	return nil
+}
+
+// segmentSize is a quarter of the memory budget: two data segments are in
+// memory at a time.
+func segmentSize(memory int64) int {
+	return int(min(max(memory/4, minSegment), maxSegment)) &^ (segment.Align - 1)
+}
+
+// workers read as well as compute, so there are more of them than cores.
+func workers() int { return 2*runtime.GOMAXPROCS(0) + 2 }
+
+// broken reports whether segments cannot be stored any more.
+func (r *run) broken() bool {
+	if r.data == nil {
+		return false
+	}
+	return r.data.failed() || r.pages.failed()
+}
+
+func (r *run) end(ctx context.Context) {
+	if r.data != nil {
+		// A run that stops early keeps the blocks it has, for the next one.
+		_ = r.data.flush()
+		_ = r.pages.flush()
+		r.data.close()
+		r.pages.close()
+	}
+	if r.pool != nil {
+		_ = r.pool.Close()
+	}
+	if r.holder != nil {
+		r.holder.Release(ctx)
+	}
+}
+
+// device makes one image.
+func (r *run) device(ctx context.Context, i int) (*BackupReport, error) {
+	start := time.Now()
+	src, err := r.open(i)
+	if err != nil {
+		return nil, err
+	}
+	defer src.Close()
+	m := r.manifest(src)
+	if m.Volume, err = volumeName(r.opts.Volume, r.env.Host, m.Device.Name); err != nil {
+		return nil, err
+	}
+	parent, err := r.parent(ctx, m)
+	if err != nil {
+		return nil, err
+	}
+	tracker := full.New(m.Size)
+	defer tracker.Close()
+	changed, err := r.changed(ctx, tracker, m, parent)
+	if err != nil {
+		return nil, err
+	}
+	before := r.stored()
+	if err := r.image(ctx, src, m, parent, changed); err != nil {
+		return nil, fmt.Errorf("back up %s: %w", m.Device.Path, err)
+	}
+	report := &BackupReport{Image: m, DryRun: r.opts.DryRun}
+	if parent != nil {
+		report.Parent = parent.ID.String()
+	}
+	if !r.opts.DryRun {
+		after := r.stored()
+		m.Stats.Stored, m.Stats.Overhead = after.payload-before.payload, after.overhead-before.overhead
+		report.Segments = after.count - before.count
+		if err := r.commit(ctx, m); err != nil {
+			return nil, fmt.Errorf("back up %s: %w", m.Device.Path, err)
+		}
+		if err := tracker.Commit(ctx, m.Tracker.Generation); err != nil {
+			r.env.warn("the image is complete, but tracker %s keeps its old history: %v", tracker.Name(), err)
+		}
+	}
+	report.Elapsed = time.Since(start)
+	return report, nil
+}
+
+func (r *run) open(i int) (block.Source, error) {
+	if r.opts.Sources != nil {
+		return r.opts.Sources[i], nil
+	}
+	return block.Open(r.opts.Devices[i], block.OpenOptions{Live: r.opts.Live})
+}
+
+func (r *run) manifest(src block.Source) *image.Manifest {
+	info := src.Info()
+	m := &image.Manifest{
+		Host: r.env.Host, Tags: r.opts.Tags, Set: r.set, Time: time.Now().UTC(),
+		BlockSize: r.env.Repo.Config.BlockSize, Size: info.Size, Device: info,
+		Run: hex.EncodeToString(r.id[:]), Tool: r.env.Version,
+	}
+	if r.holder != nil {
+		m.Epoch = r.holder.Epoch()
+	}
+	rand.Read(m.ID[:])
+	if o, ok := src.(block.Observer); ok && o.Live() {
+		m.Fuzzy = true
+		for _, u := range o.Usage() {
+			m.Warnings = append(m.Warnings, "read while in use: "+u.String())
+		}
+	}
+	return m
+}
+
+var volumePattern = regexp.MustCompile(`^[A-Za-z0-9._/+-]+$`)
+
+// volumeName returns HOST/NAME.
+func volumeName(asked, host, device string) (string, error) {
+	name := asked
+	if name == "" {
+		name = strings.Trim(device, "/")
+	}
+	if asked == "" || !strings.Contains(asked, "/") {
+		name = host + "/" + name
+	}
+	if !volumePattern.MatchString(name) || len(name) > 255 || strings.Contains(name, "//") || strings.HasPrefix(name, "/") || strings.HasSuffix(name, "/") {
+		return "", fmt.Errorf("volume name %q: %w: want HOST/NAME of letters, digits and ._/+-, at most 255 in all", name, ErrUsage)
+	}
+	return name, nil
+}
+
+// parent returns the volume's newest image, or nil, and refuses another device
+// under its name.
+func (r *run) parent(ctx context.Context, m *image.Manifest) (*image.Manifest, error) {
+	var newest *image.Manifest
+	err := r.env.Catalog.Manifests(ctx, func(_ string, old *image.Manifest) error {
+		if old.Volume == m.Volume && (newest == nil || old.Seq > newest.Seq) {
+			newest = old
+		}
+		return nil
+	})
+	if err != nil || newest == nil {
+		return nil, err
+	}
+	was, is := newest.Device.Identity, m.Device.Identity
+	if was != "" && is != "" && was != is && !r.opts.ReplaceDevice {
+		return nil, fmt.Errorf("back up %s: volume %s is of device %s, and this one is %s: name another volume, or say --replace-device",
+			m.Device.Path, m.Volume, was, is)
+	}
+	return newest, nil
+}
+
+// changed asks the tracker what is to be compared.
+func (r *run) changed(ctx context.Context, t cbt.Tracker, m, parent *image.Manifest) (*cbt.Set, error) {
+	g, err := t.Mark(ctx)
+	if err != nil {
+		return nil, err
+	}
+	m.Tracker = image.Tracking{Name: t.Name(), Generation: g}
+	if parent == nil {
+		m.Tracker.Why = "first image of the volume"
+		return cbt.Unknown(m.Size), nil
+	}
+	m.Tracker.Parent = parent.ID
+	var changed *cbt.Set
+	changed, m.Tracker.Why, err = cbt.Since(ctx, t, parent.Tracker.Generation, m.Size)
+	return changed, err
+}
+
+// image reads what may have changed, stores what is new and sets the
+// manifest's root. When it returns, all that the map needs is durable.
+func (r *run) image(ctx context.Context, src block.Source, m, parent *image.Manifest, changed *cbt.Set) error {
+	steps, chunks := make(chan step, 64), make(chan chunk, workers())
+	counts := new(counters)
+	group, ctx := errgroup.WithContext(ctx)
+	p := &planner{
+		src: src, size: m.Size, blockSize: int64(m.BlockSize), changed: changed, parent: r.parentMap(parent),
+		perChunk: max(1, chunkSize/m.BlockSize), steps: steps, chunks: chunks, counts: counts,
+	}
+	im := &imager{
+		env: r.env, src: src, size: m.Size, blockSize: int64(m.BlockSize), sector: max(512, m.Device.LogicalSector),
+		opts: r.opts, data: r.data, usable: r.usable, damaged: r.damaged, counts: counts, pool: r.pool,
+		throttle: newThrottle(r.opts.LimitRead),
+	}
+	stop := r.env.report("backup", m.Volume, "read", m.Size, counts, r.storedBytes)
+	defer stop()
+	group.Go(func() error {
+		defer close(steps)
+		defer close(chunks)
+		return p.walk(ctx)
+	})
+	for range workers() {
+		group.Go(func() error { return im.work(ctx, chunks) })
+	}
+	group.Go(func() (err error) {
+		mp := &mapper{env: r.env, pages: r.pages, hasher: r.env.Repo.Hasher(), codec: r.env.Repo.Codec(), ctx: ctx, usable: r.usable, damaged: r.damaged}
+		m.Root, m.RootAt, err = mp.build(m.Blocks(), steps)
+		return err
+	})
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	if err := errors.Join(r.flush(), src.Check()); err != nil {
+		return err
+	}
+	if o, ok := src.(block.Observer); ok && !m.Fuzzy {
+		if err := o.Still(); err != nil {
+			m.Fuzzy = true
+			m.Warnings = append(m.Warnings, err.Error())
+		}
+	}
+	m.Unreadable = mergeExtents(im.unreadable)
+	m.Done = time.Now().UTC()
+	m.Stats = image.Stats{
+		Read: counts.read.Load(), Zero: counts.zero.Load(), Unchanged: counts.unchanged.Load(),
+		Known: counts.known.Load(), New: counts.fresh.Load(),
+	}
+	return nil
+}
+
+func (r *run) flush() error {
+	if r.data == nil {
+		return nil
+	}
+	return errors.Join(r.data.flush(), r.pages.flush())
+}
+
+func (r *run) parentMap(parent *image.Manifest) *parentMap {
+	if parent == nil {
+		return nil
+	}
+	return &parentMap{
+		root: parent.Root, rootAt: parent.RootAt, blocks: parent.Blocks(),
+		read: func(ctx context.Context, id image.ID, _ image.Location) (*image.Page, error) {
+			if r.damaged[id] {
+				return nil, image.ErrCorrupt
+			}
+			p, _, err := r.env.Catalog.Page(ctx, id)
+			return p, err
+		},
+	}
+}
+
+// totals of what a run has stored.
+type totals struct {
+	payload, overhead int64
+	count             int
+}
+
+func (r *run) stored() (t totals) {
+	if r.data == nil {
+		return t
+	}
+	data, pages := r.data.totals(), r.pages.totals()
+	return totals{data.payload, data.overhead + pages.overhead + pages.payload, data.count + pages.count}
+}
+
+func (r *run) storedBytes() int64 {
+	if r.data == nil {
+		return 0
+	}
+	return r.data.bytes()
+}
+
+// mergeExtents sorts extents and joins those that touch.
+func mergeExtents(list []block.Extent) []block.Extent {
+	slices.SortFunc(list, func(a, b block.Extent) int { return int(min(1, max(-1, a.Offset-b.Offset))) })
+	var merged []block.Extent
+	for _, e := range list {
+		if n := len(merged); n > 0 && e.Offset <= merged[n-1].End() {
+			merged[n-1].Length = max(merged[n-1].End(), e.End()) - merged[n-1].Offset
+			continue
+		}
+		merged = append(merged, e)
+	}
+	return merged
+}

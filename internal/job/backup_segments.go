@@ -1,0 +1,235 @@
+package job
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"platter/block"
+	"platter/catalog"
+	"platter/image"
+	"platter/image/repo"
+	"platter/image/segment"
+	"platter/image/store"
+)
+
+// sealAfter bounds how much work of a slow run is lost with it.
+const sealAfter = 2 * time.Minute
+
+// A stored block or page of this run. at is set once done is closed.
+type stored struct {
+	at   image.Location
+	done chan struct{}
+}
+
+// A segmentWriter fills segments of one kind and stores them in the
+// background. It remembers what it stores until the catalog knows it.
+type segmentWriter struct {
+	ctx     context.Context
+	repo    *repo.Repo
+	catalog *catalog.Catalog
+	kind    segment.Kind
+	run     [16]byte
+	size    int         // of a segment, at most
+	free    chan []byte // buffers of that size; nil until first used
+
+	mu      sync.Mutex
+	open    *filling
+	pending map[image.ID]*stored
+	uploads sync.WaitGroup
+	err     error
+
+	count    int
+	payload  int64 // encoded bytes of records
+	overhead int64 // all other bytes of the segments
+}
+
+// filling is a segment being filled.
+type filling struct {
+	*segment.Builder
+	buf     []byte
+	began   time.Time
+	pages   []*image.Page // of a page segment, record by record
+	payload int64
+}
+
+// eachPage is the contents of a page segment for the catalog.
+func (f *filling) eachPage(_ context.Context, visit func(record int, p *image.Page) error) error {
+	for i, p := range f.pages {
+		if err := visit(i, p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func newSegmentWriter(ctx context.Context, env *Env, kind segment.Kind, run [16]byte, buffers, size int) *segmentWriter {
+	w := &segmentWriter{
+		ctx: ctx, repo: env.Repo, catalog: env.Catalog, kind: kind, run: run, size: size,
+		free: make(chan []byte, buffers), pending: map[image.ID]*stored{},
+	}
+	for range buffers {
+		w.free <- nil
+	}
+	return w
+}
+
+// claim returns where id is or will be stored by this run. mine is true when
+// nobody had claimed it: the caller then calls add, or fails the run.
+func (w *segmentWriter) claim(id image.ID) (s *stored, mine bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if s, ok := w.pending[id]; ok {
+		return s, false
+	}
+	s = &stored{done: make(chan struct{})}
+	w.pending[id] = s
+	return s, true
+}
+
+// known returns what this run has claimed of id, or nil.
+func (w *segmentWriter) known(id image.ID) *stored {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.pending[id]
+}
+
+// add stores the encoded payload of a claimed block or page. p is the page in
+// a page segment, else nil.
+func (w *segmentWriter) add(s *stored, r segment.Record, payload []byte, p *image.Page) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.open != nil && (!w.open.Fits(len(payload)) || time.Since(w.open.began) > sealAfter) {
+		w.seal()
+	}
+	for w.open == nil && w.err == nil {
+		w.mu.Unlock()
+		f, err := w.begin()
+		w.mu.Lock()
+		if err != nil {
+			w.err = errors.Join(w.err, err)
+		} else if w.open != nil {
+			w.free <- f.buf // another worker was quicker
+		} else {
+			w.open = f
+		}
+	}
+	if w.err != nil {
+		return w.err
+	}
+	s.at = image.Location{Segment: w.open.ID(), Record: w.open.Add(r, payload)}
+	close(s.done)
+	w.open.pages = append(w.open.pages, p)
+	w.open.payload += int64(len(payload))
+	return nil
+}
+
+func (w *segmentWriter) begin() (*filling, error) {
+	select {
+	case buf := <-w.free:
+		if buf == nil {
+			var err error
+			if buf, err = block.AllocAligned(w.size); err != nil {
+				return nil, err
+			}
+		}
+		return &filling{Builder: w.repo.NewSegment(buf, w.kind, w.run), buf: buf, began: time.Now()}, nil
+	case <-w.ctx.Done():
+		return nil, context.Cause(w.ctx)
+	}
+}
+
+// seal ends the open segment and stores it in the background. The caller holds
+// the lock.
+func (w *segmentWriter) seal() {
+	f := w.open
+	w.open = nil
+	w.uploads.Add(1)
+	go func() {
+		defer w.uploads.Done()
+		err := w.upload(f)
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.err = errors.Join(w.err, err)
+		w.free <- f.buf
+	}()
+}
+
+// upload makes a segment durable, then known to the catalog.
+func (w *segmentWriter) upload(f *filling) error {
+	// A run that is being stopped keeps what it has: the next one finds it.
+	ctx := context.WithoutCancel(w.ctx)
+	data, footer := f.Seal()
+	err := w.repo.Store.Put(ctx, segment.Name(footer.ID), data)
+	if errors.Is(err, store.ErrNotDurable) {
+		// The object is lost, whatever is under its name. A second failure
+		// ends the run.
+		f.Rename()
+		data, footer = f.Seal()
+		err = w.repo.Store.Put(ctx, segment.Name(footer.ID), data)
+	}
+	if err != nil {
+		return fmt.Errorf("store segment %s: %w", footer.ID, err)
+	}
+	if err := w.catalog.AddSegment(ctx, footer, f.eachPage); err != nil {
+		return err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for i := range footer.Records {
+		delete(w.pending, footer.Records[i].ID)
+	}
+	w.count++
+	w.payload += f.payload
+	w.overhead += footer.Size - f.payload
+	return nil
+}
+
+// flush stores the open segment and waits until all are durable.
+func (w *segmentWriter) flush() error {
+	w.mu.Lock()
+	if w.open != nil && w.open.Len() > 0 {
+		w.seal()
+	}
+	w.mu.Unlock()
+	w.uploads.Wait()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.err
+}
+
+func (w *segmentWriter) failed() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.err != nil
+}
+
+// totals counts the segments stored so far.
+func (w *segmentWriter) totals() totals {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return totals{w.payload, w.overhead, w.count}
+}
+
+// bytes counts the encoded bytes so far, those of the open segment included.
+func (w *segmentWriter) bytes() int64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.open == nil {
+		return w.payload
+	}
+	return w.payload + w.open.payload
+}
+
+// close gives the buffers back. Nothing is being stored any more.
+func (w *segmentWriter) close() {
+	for range cap(w.free) {
+		select {
+		case buf := <-w.free:
+			_ = block.FreeAligned(buf)
+		default:
+		}
+	}
+}

@@ -1,0 +1,338 @@
+package job
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"platter/image"
+	"platter/image/repo"
+	"platter/image/segment"
+	"platter/image/store"
+)
+
+// clockSlack is how far the store's clock may be from this machine's, or
+// behind a time that the repository has seen, before nothing is deleted.
+const clockSlack = time.Hour
+
+// Collect condemns segments that no image needs and deletes those that were
+// condemned long enough ago. It never blocks a backup.
+//
+// Anything it cannot read stops it before the first deletion.
+func Collect(ctx context.Context, env *Env, opts CollectOptions) (*CollectReport, error) {
+	start := time.Now()
+	c, err := beginCollect(ctx, env, opts)
+	if err != nil {
+		return nil, err
+	}
+	defer c.end(ctx)
+	for {
+		err := c.condemn(ctx)
+		if errors.Is(err, store.ErrExists) && ctx.Err() == nil {
+			continue // another collector published first
+		}
+		if err != nil {
+			return nil, err
+		}
+		break
+	}
+	if err := c.delete(ctx); err != nil {
+		return c.report, err
+	}
+	if !opts.DryRun {
+		if err := c.tidy(ctx); err != nil {
+			return c.report, err
+		}
+	}
+	c.report.Elapsed = time.Since(start)
+	return c.report, nil
+}
+
+// A collector is one collection.
+type collector struct {
+	env    *Env
+	opts   CollectOptions
+	run    [16]byte
+	holder *repo.Holder
+	marks  *marks
+	report *CollectReport
+	now    time.Time // by the store's clock
+	state  *repo.Condemned
+	sizes  map[image.SegmentID]int64 // of all segments, as listed before marking
+	total  int64
+	leases []repo.Lease // as listed last
+	stale  []string
+}
+
+func beginCollect(ctx context.Context, env *Env, opts CollectOptions) (*collector, error) {
+	if opts.Grace < 0 || opts.MinAge < 0 || opts.MaxDelete <= 0 || opts.MaxDelete > 1 {
+		return nil, fmt.Errorf("collect: %w: grace %v, min age %v, max delete %v: want times of 0 or more and a share above 0 %%, at most 100 %%",
+			ErrUsage, opts.Grace, opts.MinAge, opts.MaxDelete)
+	}
+	c := &collector{env: env, opts: opts, report: &CollectReport{DryRun: opts.DryRun}, marks: newMarks(env)}
+	rand.Read(c.run[:])
+	live, _, err := env.Repo.Leases(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("collect: read leases: %w", err)
+	}
+	for _, l := range live {
+		if l.Kind == repo.LeaseCollect {
+			return nil, fmt.Errorf("collect: another collection is at work on %s (process %d, since %s): let it finish",
+				l.Host, l.PID, l.Renewed.Format(time.RFC3339))
+		}
+	}
+	if !opts.DryRun {
+		if c.holder, err = env.Repo.Acquire(ctx, repo.LeaseCollect, c.run); err != nil {
+			return nil, err
+		}
+	}
+	if err := env.sync(ctx); err != nil {
+		c.end(ctx)
+		return nil, err
+	}
+	return c, nil
+}
+
+func (c *collector) end(ctx context.Context) {
+	if c.holder != nil {
+		c.holder.Release(ctx)
+	}
+}
+
+// condemn marks what is in use and publishes the new list. What is listed
+// first can only be found in use by what is listed after it.
+func (c *collector) condemn(ctx context.Context) (err error) {
+	if c.state, err = c.env.Repo.NewestCondemned(ctx); err != nil {
+		return fmt.Errorf("collect: %w", err)
+	}
+	if c.now, err = c.env.Repo.Store.Now(ctx); err != nil {
+		return err
+	}
+	var young []image.SegmentID
+	c.sizes, c.total = map[image.SegmentID]int64{}, 0
+	err = c.env.Repo.Segments(ctx, func(id image.SegmentID, size int64, modified time.Time) error {
+		c.sizes[id] = size
+		c.total += size
+		if c.now.Sub(modified) < c.opts.MinAge {
+			young = append(young, id)
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("collect: list segments: %w", err)
+	}
+	if err := c.marks.reset(ctx, c.sizes, c.state.IDs()); err != nil {
+		return fmt.Errorf("collect: read notes of damage: %w", err)
+	}
+	if err := c.look(ctx); err != nil {
+		return err
+	}
+	next := &repo.Condemned{Epoch: c.state.Epoch + 1, Time: c.now.UTC(), Run: hex.EncodeToString(c.run[:]), Seen: c.marks.seen}
+	changed := false
+	for _, s := range c.state.Segments {
+		switch _, there := c.sizes[s.Segment]; {
+		case !there:
+			changed = true
+		case c.marks.used[s.Segment]:
+			c.report.Spared++
+			changed = true
+		default:
+			next.Segments = append(next.Segments, s)
+		}
+	}
+	fresh, err := c.unused(ctx, young)
+	if err != nil {
+		return err
+	}
+	for _, id := range fresh {
+		next.Segments = append(next.Segments, repo.CondemnedSegment{Segment: id, Size: c.sizes[id], Since: c.now.UTC(), Epoch: next.Epoch})
+	}
+	if (changed || len(fresh) > 0) && !c.opts.DryRun {
+		if err := c.env.Repo.PublishCondemned(ctx, next); err != nil {
+			return err
+		}
+	}
+	c.state = next
+	c.report.Segments = len(c.sizes)
+	return nil
+}
+
+// look lists leases, then marks what the images need that are there now.
+func (c *collector) look(ctx context.Context) (err error) {
+	if c.leases, c.stale, err = c.env.Repo.Leases(ctx); err != nil {
+		return fmt.Errorf("collect: read leases: %w", err)
+	}
+	return c.marks.images(ctx)
+}
+
+// unused returns the segments to condemn now.
+func (c *collector) unused(ctx context.Context, young []image.SegmentID) ([]image.SegmentID, error) {
+	skip := c.state.IDs()
+	for _, id := range young {
+		skip[id] = true
+	}
+	atWork := map[string]bool{}
+	for _, l := range c.leases {
+		atWork[l.Run] = true
+	}
+	var list []image.SegmentID
+	for id := range c.sizes {
+		if c.marks.used[id] || skip[id] {
+			continue
+		}
+		// Segments of a run at work are not in any manifest yet.
+		f, err := c.env.Repo.Footer(ctx, id)
+		if err == nil && atWork[hex.EncodeToString(f.Run[:])] {
+			continue
+		}
+		if err != nil && !errors.Is(err, image.ErrCorrupt) {
+			return nil, fmt.Errorf("collect: %w", err)
+		}
+		list = append(list, id)
+	}
+	slices.SortFunc(list, func(a, b image.SegmentID) int { return slices.Compare(a[:], b[:]) })
+	return list, nil
+}
+
+// delete removes the segments whose time has come, after one more look.
+func (c *collector) delete(ctx context.Context) error {
+	due, bytes := c.due()
+	if len(due) > 0 {
+		if problem := c.clock(ctx); problem != "" {
+			c.report.Notices = append(c.report.Notices, problem)
+			due = nil
+		}
+	}
+	if share := float64(bytes) / float64(max(1, c.total)); len(due) > 0 && share > c.opts.MaxDelete {
+		c.finish(nil)
+		return fmt.Errorf("collect: %d segments, %.0f %% of what is stored, would be deleted, at most %.0f %% may be: look at them, then say --max-delete",
+			len(due), 100*share, 100*c.opts.MaxDelete)
+	}
+	if len(due) == 0 || c.opts.DryRun {
+		c.finish(due)
+		return nil
+	}
+	// Leases first, then images: a backup gives its lease up only after its
+	// manifest is there to be listed.
+	if err := c.look(ctx); err != nil {
+		return err
+	}
+	if !c.holder.Valid() {
+		return errors.New("collect: the lease ran out while marking: run it again")
+	}
+	var gone []repo.CondemnedSegment
+	for _, s := range due {
+		switch {
+		case c.marks.used[s.Segment]:
+			c.report.Spared++
+		case !c.settled(s):
+			c.report.Notices = append(c.report.Notices, fmt.Sprintf("segment %s waits for a backup that began before it was condemned", s.Segment))
+		default:
+			if err := c.env.Repo.Store.Delete(ctx, segment.Name(s.Segment)); err != nil && !errors.Is(err, store.ErrNotFound) {
+				return errors.Join(err, c.forget(ctx, gone))
+			}
+			gone = append(gone, s)
+		}
+	}
+	c.finish(gone)
+	return c.forget(ctx, gone)
+}
+
+// due returns the condemned segments whose grace is over.
+func (c *collector) due() (list []repo.CondemnedSegment, bytes int64) {
+	for _, s := range c.state.Segments {
+		if !s.Since.Add(c.opts.Grace).After(c.now) {
+			list = append(list, s)
+			bytes += s.Size
+		}
+	}
+	return list, bytes
+}
+
+// settled reports whether every backup at work knew that s is condemned when
+// it began.
+func (c *collector) settled(s repo.CondemnedSegment) bool {
+	for _, l := range c.leases {
+		if l.Kind != repo.LeaseCollect && l.Epoch < s.Epoch {
+			return false
+		}
+	}
+	return true
+}
+
+// clock says what is wrong with the store's clock, or nothing.
+func (c *collector) clock(ctx context.Context) string {
+	const nothing = "nothing is deleted until the clocks agree; condemned segments wait"
+	if apart := c.now.Sub(time.Now()).Abs(); apart > clockSlack {
+		return fmt.Sprintf("the store's clock and this machine's are %v apart: %s", apart.Round(time.Second), nothing)
+	}
+	if newest := c.marks.newest; newest.Sub(c.now) > clockSlack {
+		return fmt.Sprintf("the store's clock says %s, and an image was made at %s: %s", c.now.Format(time.RFC3339), newest.Format(time.RFC3339), nothing)
+	}
+	for _, s := range c.state.Segments {
+		if s.Since.Sub(c.now) > clockSlack {
+			return fmt.Sprintf("the store's clock says %s, and a segment was condemned at %s: %s", c.now.Format(time.RFC3339), s.Since.Format(time.RFC3339), nothing)
+		}
+	}
+	return ""
+}
+
+// finish puts what goes and what waits into the report.
+func (c *collector) finish(gone []repo.CondemnedSegment) {
+	deleted := map[image.SegmentID]bool{}
+	for _, s := range gone {
+		deleted[s.Segment] = true
+		c.report.Deleted = append(c.report.Deleted, c.tell(s))
+		c.report.Freed += s.Size
+	}
+	c.report.Live = c.total
+	for _, s := range c.state.Segments {
+		c.report.Live -= s.Size
+		if !deleted[s.Segment] && !c.marks.used[s.Segment] {
+			c.report.Condemned = append(c.report.Condemned, c.tell(s))
+		}
+	}
+}
+
+func (c *collector) tell(s repo.CondemnedSegment) Condemned {
+	return Condemned{Segment: s.Segment, Size: s.Size, Since: s.Since, Goes: s.Since.Add(c.opts.Grace)}
+}
+
+func (c *collector) forget(ctx context.Context, gone []repo.CondemnedSegment) error {
+	ids := make([]image.SegmentID, len(gone))
+	for i, s := range gone {
+		ids[i] = s.Segment
+	}
+	return c.env.Catalog.DropSegments(context.WithoutCancel(ctx), ids)
+}
+
+// tidy removes lists that nobody at work can have begun before, and leases of
+// the dead.
+func (c *collector) tidy(ctx context.Context) error {
+	oldest := c.state.Epoch
+	for _, l := range c.leases {
+		oldest = min(oldest, l.Epoch)
+	}
+	for _, s := range c.state.Segments {
+		oldest = min(oldest, s.Epoch)
+	}
+	if err := c.env.Repo.DropCondemnedBefore(ctx, oldest); err != nil {
+		return err
+	}
+	for _, name := range c.stale {
+		if err := c.env.Repo.Store.Delete(ctx, name); err != nil && !errors.Is(err, store.ErrNotFound) {
+			return err
+		}
+	}
+	if t, ok := c.env.Repo.Store.(interface {
+		RemoveTemps(ctx context.Context, olderThan time.Duration) (int, error)
+	}); ok {
+		_, err := t.RemoveTemps(ctx, 24*time.Hour)
+		return err
+	}
+	return nil
+}
