@@ -15,13 +15,13 @@ import (
 // A system is where the kernel tells of its devices and mounts. Tests point it
 // at made-up trees.
 type system struct {
-	proc, sys, dev string
+	proc, sys, dev, run string
 	// rdev returns the device number of a block device's node.
 	rdev func(path string) (dev uint64, ok bool)
 }
 
 func host() system {
-	return system{proc: "/proc", sys: "/sys", dev: "/dev", rdev: nodeNumber}
+	return system{proc: "/proc", sys: "/sys", dev: "/dev", run: "/run", rdev: nodeNumber}
 }
 
 func nodeNumber(path string) (uint64, bool) {

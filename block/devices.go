@@ -1,0 +1,96 @@
+package block
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+// Ways to image a device.
+const (
+	// Still: nothing writes to the device, its image is of one moment.
+	Still = "still"
+	// Live: something may write to it; the image is marked fuzzy.
+	Live = "live"
+	// Unreadable: it cannot be opened.
+	Unreadable = "unreadable"
+)
+
+// A Device is a block device of this machine.
+type Device struct {
+	Info
+	Disk  string  `json:"disk,omitempty"`  // path of the disk that a partition is on
+	Usage []Usage `json:"usage,omitempty"` // by whom it, or a part of it, is used
+	How   string  `json:"how"`             // Still, Live or Unreadable
+	Why   string  `json:"why"`             // for people
+}
+
+// Devices returns the block devices of this machine that hold anything: disks
+// by name, each followed by its partitions, then arrays and volumes. Loop
+// devices without a file, RAM disks and empty drives are left out.
+func Devices() ([]Device, error) { return host().devices() }
+
+func (s system) devices() ([]Device, error) {
+	disks, err := s.disks()
+	if err != nil {
+		return nil, err
+	}
+	var devices []Device
+	for _, d := range disks {
+		if !imageable(d) {
+			continue
+		}
+		devices = append(devices, s.device(d, ""))
+		for _, p := range s.partitions(d) {
+			devices = append(devices, s.device(p, s.path(d)))
+		}
+	}
+	return devices, nil
+}
+
+func imageable(n node) bool {
+	return n.size() > 0 && n.attr("hidden") != "1" &&
+		!strings.HasPrefix(n.name, "ram") && !strings.HasPrefix(n.name, "zram")
+}
+
+func (s system) device(n node, disk string) Device {
+	d := Device{Disk: disk, Info: s.sketch(n)}
+	src, err := s.open(d.Path, OpenOptions{Live: true})
+	if err != nil {
+		d.How, d.Why = Unreadable, err.Error()
+		var sys interface{ Timeout() bool } // a bare errno, without our path again
+		if errors.As(err, &sys) {
+			d.Why = explain(cause(err)).Error()
+		}
+		return d
+	}
+	defer src.Close()
+	d.Info, d.Usage = src.info, src.usage
+	d.How, d.Why = how(src.usage)
+	return d
+}
+
+// sketch is what sysfs alone tells of a device.
+func (s system) sketch(n node) Info {
+	info := Info{Path: s.path(n), Kind: KindOther, Size: n.size()}
+	queue := filepath.Join(s.disk(n).dir, "queue")
+	q := node{dir: queue}
+	info.LogicalSector, _ = strconv.Atoi(q.attr("logical_block_size"))
+	info.PhysicalSector, _ = strconv.Atoi(q.attr("physical_block_size"))
+	s.identify(n, &info)
+	return info
+}
+
+// how says in which way a device would be imaged, and why.
+func how(used []Usage) (how, why string) {
+	w := written(used)
+	switch {
+	case len(used) == 0:
+		return Still, "nobody uses it"
+	case len(w) == 0:
+		return Still, used[0].String() + ": nobody writes to it"
+	}
+	return Live, fmt.Sprintf("%s: use --live, or %s first", w[0], w[0].release())
+}
