@@ -95,7 +95,7 @@ func cached(t *testing.T, path string) int64 {
 func TestLargeFilesStayOutOfPageCache(t *testing.T) {
 	dir := t.TempDir()
 	const size = 32 << 20
-	big := storetest.Bytes(1, size+1)
+	big, buffer := storetest.Bytes(1, size+1), store.AllocAligned(size)
 	for name, parts := range map[string][][]byte{
 		"direct":   {big[:size]},
 		"odd tail": {big[:size], big[:77]},
@@ -106,9 +106,9 @@ func TestLargeFilesStayOutOfPageCache(t *testing.T) {
 		if got := cached(t, path); got > 64<<10 {
 			t.Errorf("%s: %d bytes in the page cache after a write", name, got)
 		}
-		for _, p := range [][]byte{big[:size], big[1:size], big[1 : 1<<20]} {
-			readAll(t, path, p, 0)
-			readAll(t, path, p[:len(p)/2], 12345)
+		for _, p := range [][]byte{buffer[:size], buffer[1:size], buffer[1 : 1<<20]} {
+			readUncached(t, path, p, 0)
+			readUncached(t, path, p[:len(p)/2], 12345)
 		}
 		if got := cached(t, path); got > 64<<10 {
 			t.Errorf("%s: %d bytes in the page cache after reads", name, got)
@@ -121,28 +121,23 @@ func TestLargeFilesStayOutOfPageCache(t *testing.T) {
 	}
 }
 
-func readAll(t *testing.T, path string, p []byte, off int64) {
+// readUncached reads a file that the page cache does not hold and compares.
+func readUncached(t *testing.T, path string, p []byte, off int64) {
 	t.Helper()
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want = want[off:min(off+int64(len(p)), int64(len(want)))]
+	dropCache(t, path)
 	f, err := vfs.OS().Open(path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	want := make([]byte, len(p))
-	g, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	dropCache(t, path)
-	n := copy(want, g[off:])
-	got := bytes.Clone(p)
-	m, err := f.ReadAt(p, off)
-	defer copy(p, got)
-	if m != n || (err != nil) != (n < len(p)) || err != nil && err != io.EOF {
-		t.Fatalf("read %d at %d: got %d, %v, want %d", len(p), off, m, err, n)
-	}
-	if !bytes.Equal(p[:n], want[:n]) {
-		t.Fatalf("read %d at %d: other bytes than in the file", len(p), off)
+	n, err := f.ReadAt(p, off)
+	if n != len(want) || err != nil && (err != io.EOF || n == len(p)) || !bytes.Equal(p[:n], want) {
+		t.Fatalf("read %d at %d: got %d bytes, want %d, or others; %v", len(p), off, n, len(want), err)
 	}
 }
 
@@ -153,6 +148,9 @@ func dropCache(t *testing.T, path string) {
 		t.Fatal(err)
 	}
 	defer f.Close()
+	if err := f.Sync(); err != nil {
+		t.Fatal(err)
+	}
 	if err := unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED); err != nil {
 		t.Fatal(err)
 	}
@@ -175,13 +173,7 @@ func TestReadFromPageCacheOrPastIt(t *testing.T) {
 				for _, off := range []int{0, 1, 4096, 1 << 20, len(data) - 1, len(data) - 200000, len(data)} {
 					for _, n := range []int{1, 4096, 128 << 10, 128<<10 + 1, 1 << 20, 1<<20 + 100, 3 << 20} {
 						if drop {
-							f, err := os.Open(path)
-							if err != nil {
-								t.Fatal(err)
-							}
-							f.Sync()
-							unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
-							f.Close()
+							dropCache(t, path)
 						}
 						p := buffer[skew:][:n]
 						want := data[off:min(off+n, len(data))]
