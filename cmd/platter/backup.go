@@ -1,0 +1,67 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"platter/internal/job"
+)
+
+func runBackup(ctx context.Context, c *call, args []string) error {
+	if c.opts.volume != "" && len(args) > 1 {
+		return advise(usagef("backup: --volume names one volume, and there are %d devices", len(args)), "image them one by one, or leave --volume out")
+	}
+	env, done, err := c.writing(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	reports, err := job.Backup(ctx, env, job.BackupOptions{
+		Devices: args, Volume: c.opts.volume, Tags: c.opts.tags, Tracker: c.opts.tracker, Live: c.opts.live,
+		AllowUnreadable: c.opts.allowUnreadable, ReplaceDevice: c.opts.replaceDevice, DryRun: c.opts.dryRun,
+		LimitRead: c.opts.limitRead,
+	})
+	c.term.clear()
+	for _, r := range reports {
+		c.printBackup(r)
+		err = errors.Join(err, incomplete(r))
+	}
+	return err
+}
+
+func (c *call) printBackup(r *job.BackupReport) {
+	if c.term.json {
+		c.term.object("summary", r)
+		return
+	}
+	m, s := r.Image, r.Image.Stats
+	what := "image " + m.ID.String()[:shortID]
+	if r.DryRun {
+		what = "dry run, nothing stored"
+	}
+	c.term.summaryf("%s: %s, %s in %s\n", m.Volume, what, bytesText(m.Size), tookText(r.Elapsed))
+	c.term.summaryf("  compared %s\n", trackingText(m))
+	c.term.summaryf("  read %s at %s/s: zero %s, unchanged %s, known %s, new %s\n",
+		bytesText(s.Read), bytesText(perSecond(s.Read, r.Elapsed)), bytesText(s.Zero), bytesText(s.Unchanged), bytesText(s.Known), bytesText(s.New))
+	c.term.summaryf("  stored %s, and %s for maps and footers\n", bytesText(s.Stored), bytesText(s.Overhead))
+	for _, w := range m.Warnings {
+		c.term.notef("  warning: %s", w)
+	}
+}
+
+// incomplete is the error for an image that is made, yet not to be trusted in
+// all its parts.
+func incomplete(r *job.BackupReport) error {
+	m := r.Image
+	switch {
+	case len(m.Unreadable) > 0:
+		first := m.Unreadable[0]
+		return fmt.Errorf("backup %s: %s in %s could not be read, the first at %d; the image holds zeros there: %w",
+			m.Device.Path, bytesText(unreadable(m)), plural(len(m.Unreadable), "range"), first.Offset, errIncomplete)
+	case m.Fuzzy:
+		return advise(fmt.Errorf("backup %s: the image is fuzzy: the device was in use while it was read: %w", m.Device.Path, errIncomplete),
+			"for a still image, stop what writes to the device, or image a snapshot of it")
+	}
+	return nil
+}

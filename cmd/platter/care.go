@@ -1,0 +1,127 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"strings"
+
+	"platter/image"
+	"platter/image/repo"
+	"platter/image/store/dir"
+	"platter/image/store/vfs"
+)
+
+// testAlgorithm is a variable of the tests: a repository made while it is set
+// has IDs whose first 8 bytes are the same all the time.
+const testAlgorithm = "PLATTER_TEST_XXH8"
+
+func runInit(ctx context.Context, c *call, _ []string) error {
+	path, err := c.repositoryPath()
+	if err != nil {
+		return err
+	}
+	if err := vacant(path); err != nil {
+		return err
+	}
+	st, err := dir.Create(path, vfs.OS())
+	if err != nil {
+		return fmt.Errorf("init: %w", err)
+	}
+	defer st.Close()
+	opts := repo.InitOptions{BlockSize: int(c.opts.blockSize)}
+	if os.Getenv(testAlgorithm) == "1" {
+		opts.IDAlgorithm = image.IDAlgorithm8
+	}
+	r, err := repo.Init(ctx, st, opts)
+	if err != nil {
+		return fmt.Errorf("init %w", err)
+	}
+	c.term.notef("platter: repository %s is not encrypted: whoever has its files can read every disk in it", st.Location())
+	if c.term.json {
+		c.term.object("summary", struct {
+			Repository string `json:"repository"`
+			Location   string `json:"location"`
+			BlockSize  int    `json:"block_size"`
+		}{r.Config.Repository, st.Location(), r.Config.BlockSize})
+		return nil
+	}
+	c.term.summaryf("repository %s made in %s, with blocks of %s\n", r.Config.Repository, st.Location(), formatSize(int64(r.Config.BlockSize)))
+	return nil
+}
+
+// vacant returns an error when path holds files of something else. Those of an
+// init that was cut short, or of a repository, are repo.Init's to judge.
+func vacant(path string) error {
+	entries, err := os.ReadDir(path)
+	if err != nil {
+		if errors.Is(err, os.ErrNotExist) {
+			return nil
+		}
+		return fmt.Errorf("init: %w", err)
+	}
+	other := ""
+	for _, e := range entries {
+		switch name := e.Name(); {
+		case name == "config":
+			return nil
+		case name == "keys", name == "lost+found", strings.HasPrefix(name, "."):
+		default:
+			other = name
+		}
+	}
+	if other != "" {
+		return advise(fmt.Errorf("init %s: the directory holds other files (%s) and no repository", path, other), "name an empty directory, or one that does not exist yet")
+	}
+	return nil
+}
+
+// version is set by the linker where the build knows better than the module.
+var version string
+
+// versionText is the version of this program.
+func versionText() string {
+	if version != "" {
+		return version
+	}
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" && info.Main.Version != "(devel)" {
+		return info.Main.Version
+	}
+	return "unreleased"
+}
+
+// commit is what the program was built from, with + for changes on top.
+func commit() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	text, mark := "unknown", ""
+	for _, s := range info.Settings {
+		switch {
+		case s.Key == "vcs.revision":
+			text = s.Value
+		case s.Key == "vcs.modified" && s.Value == "true":
+			mark = "+"
+		}
+	}
+	return text + mark
+}
+
+func runVersion(_ context.Context, c *call, _ []string) error {
+	v := struct {
+		Version string `json:"version"`
+		Commit  string `json:"commit"`
+		Go      string `json:"go"`
+		System  string `json:"system"`
+	}{versionText(), commit(), runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH}
+	if c.term.json {
+		c.term.object("version", v)
+		return nil
+	}
+	c.term.printf("platter %s (commit %s, %s, %s)\n", v.Version, v.Commit, v.Go, v.System)
+	return nil
+}

@@ -1,0 +1,139 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"platter/catalog"
+	"platter/image/repo"
+	"platter/image/store/dir"
+	"platter/image/store/vfs"
+	"platter/internal/job"
+)
+
+// reading opens what a command that changes nothing works with. It does
+// without a catalog where there is none, or where another process holds it.
+func (c *call) reading(ctx context.Context) (*job.Env, func(), error) {
+	return c.environment(ctx, func(r *repo.Repo) (*catalog.Catalog, error) {
+		path := c.catalogDir(r)
+		if _, err := os.Stat(path); err != nil {
+			c.detailf("no catalog at %s: going on without", path)
+			return nil, nil
+		}
+		cat, err := c.openCatalog(ctx, r, 0)
+		if err == nil || errors.Is(err, catalog.ErrForeign) || ctx.Err() != nil {
+			return cat, err
+		}
+		if errors.Is(err, catalog.ErrLocked) || errors.Is(err, fs.ErrPermission) {
+			c.detailf("%s: going on without the catalog", err)
+		} else {
+			c.term.notef("platter: %s: going on without the catalog", err)
+		}
+		return nil, nil
+	})
+}
+
+// writing opens what a command that changes the repository works with. It
+// waits for another process that holds the catalog.
+func (c *call) writing(ctx context.Context) (*job.Env, func(), error) {
+	return c.environment(ctx, func(r *repo.Repo) (*catalog.Catalog, error) {
+		return c.openCatalog(ctx, r, c.opts.lockWait)
+	})
+}
+
+// environment opens the repository and, by open, its catalog. The caller calls
+// the function returned when its job is over.
+func (c *call) environment(ctx context.Context, open func(*repo.Repo) (*catalog.Catalog, error)) (*job.Env, func(), error) {
+	r, err := c.openRepository(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	cat, err := open(r)
+	if err != nil {
+		return nil, nil, errors.Join(err, r.Store.Close())
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown"
+	}
+	env := &job.Env{
+		Repo: r, Catalog: cat, Memory: c.opts.memory, Version: versionText(), Host: host,
+		Progress: newProgress(c.term), Warn: func(s string) { c.term.notef("platter: %s", s) },
+	}
+	return env, func() { c.finish(r, cat) }, nil
+}
+
+// finish closes what environment opened. What fails here costs the next run
+// time, and this run nothing.
+func (c *call) finish(r *repo.Repo, cat *catalog.Catalog) {
+	var err error
+	if cat != nil {
+		err = cat.Close()
+	}
+	if err = errors.Join(err, r.Store.Close()); err != nil {
+		c.term.notef("platter: %s", err)
+	}
+}
+
+func (c *call) openRepository(ctx context.Context) (*repo.Repo, error) {
+	path, err := c.repositoryPath()
+	if err != nil {
+		return nil, err
+	}
+	st, err := dir.Open(path, vfs.OS())
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR):
+		return nil, advise(fmt.Errorf("open repository %s: %w: there is no such directory", path, repo.ErrNoRepository),
+			"name it with -r or PLATTER_REPOSITORY, or make one: platter init -r %s", path)
+	case err != nil:
+		return nil, fmt.Errorf("open repository: %w", err)
+	}
+	r, err := repo.Open(ctx, st)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open repository %w", err), st.Close())
+	}
+	return r, nil
+}
+
+// repositoryPath is the directory that --repo names.
+func (c *call) repositoryPath() (string, error) {
+	if scheme, _, ok := strings.Cut(c.opts.repo, ":"); ok && !strings.Contains(scheme, "/") && (scheme == "s3" || strings.Contains(c.opts.repo, "://")) {
+		return "", advise(usagef("repository %q: this version keeps repositories in directories", c.opts.repo), "name a directory; for one with a colon in its name, write ./%s", c.opts.repo)
+	}
+	return c.opts.repo, nil
+}
+
+// catalogDir is where the catalog of a repository is: where --catalog says, or
+// a folder for each repository, so that no two ever meet in one.
+func (c *call) catalogDir(r *repo.Repo) string {
+	if c.opts.catalog != "" {
+		return c.opts.catalog
+	}
+	return filepath.Join(stateDir(), "catalog", fmt.Sprintf("%x", r.ID))
+}
+
+// openCatalog opens the catalog as it is: jobs bring it up to date.
+func (c *call) openCatalog(ctx context.Context, r *repo.Repo, wait time.Duration) (*catalog.Catalog, error) {
+	return catalog.Open(ctx, c.catalogOptions(r, wait))
+}
+
+func (c *call) catalogOptions(r *repo.Repo, wait time.Duration) catalog.Options {
+	return catalog.Options{
+		Dir: c.catalogDir(r), Repository: r.ID, BlockSize: r.Config.BlockSize,
+		Memory: c.opts.memory / 4, LockWait: wait,
+	}
+}
+
+// detailf is a notice for those who asked for more.
+func (c *call) detailf(format string, args ...any) {
+	if c.term.verbose {
+		c.term.notef("platter: "+format, args...)
+	}
+}

@@ -1,0 +1,111 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"platter/internal/job"
+	"platter/retention"
+)
+
+// policy is what the flags say to keep. No rule at all is a mistake, and never
+// "keep nothing".
+func (c *call) policy() (retention.Policy, error) {
+	o := c.opts
+	p := retention.Policy{
+		Last: o.keepLast, Hourly: o.keepHourly, Daily: o.keepDaily, Weekly: o.keepWeekly,
+		Monthly: o.keepMonthly, Yearly: o.keepYearly, Within: o.keepWithin,
+	}
+	if p == (retention.Policy{}) {
+		return p, advise(usagef("prune: %s", retention.ErrNoRule), "say what to keep, as in: platter prune --keep-daily 7 --keep-weekly 4")
+	}
+	return p, nil
+}
+
+func runPrune(ctx context.Context, c *call, args []string) error {
+	policy, err := c.policy()
+	if err != nil {
+		return err
+	}
+	env, done, err := c.writing(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	r, err := job.Prune(ctx, env, job.PruneOptions{Policy: policy, Volumes: args, DryRun: c.opts.dryRun})
+	c.term.clear()
+	if r != nil {
+		c.printPrune(r)
+	}
+	return err
+}
+
+func (c *call) printPrune(r *job.PruneReport) {
+	if c.term.json {
+		c.term.object("summary", r)
+		return
+	}
+	if r.DryRun || c.term.verbose {
+		var t table
+		t.row("", "IMAGE", "TIME", "VOLUME", "REASON")
+		for _, v := range r.Verdicts {
+			t.row(verdict(v.Keep), fmt.Sprintf("%.8s", v.Image), timeText(v.Time), v.Volume, v.Reason)
+		}
+		c.term.table(t)
+	}
+	if r.DryRun {
+		c.term.summaryf("dry run: %s would be kept, %d forgotten\n", plural(r.Kept, "image"), r.Dropped)
+		return
+	}
+	c.term.summaryf("%s kept, %d forgotten", plural(r.Kept, "image"), r.Dropped)
+	if r.Dropped > 0 {
+		c.term.summaryf("; reclaim the space with: platter gc")
+	}
+	c.term.summaryf("\n")
+}
+
+func verdict(keep bool) string {
+	if keep {
+		return "keep"
+	}
+	return "forget"
+}
+
+func runCollect(ctx context.Context, c *call, _ []string) error {
+	env, done, err := c.writing(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	r, err := job.Collect(ctx, env, job.CollectOptions{
+		Grace: c.opts.grace, MinAge: c.opts.minAge, MaxDelete: c.opts.maxDelete, DryRun: c.opts.dryRun,
+	})
+	c.term.clear()
+	if r != nil {
+		c.printCollect(r)
+	}
+	return err
+}
+
+func (c *call) printCollect(r *job.CollectReport) {
+	for _, n := range r.Notices {
+		c.term.notef("notice: %s", n)
+	}
+	if c.term.json {
+		c.term.object("summary", r)
+		return
+	}
+	var t table
+	if len(r.Condemned) > 0 {
+		t.row("CONDEMNED", "SIZE", "SINCE", "GOES AFTER")
+	}
+	for _, s := range r.Condemned {
+		t.row(s.Segment, bytesText(s.Size), timeText(s.Since), timeText(s.Goes))
+	}
+	c.term.table(t)
+	if r.DryRun {
+		c.term.summaryf("dry run, nothing touched:\n")
+	}
+	c.term.summaryf("%s: %s in use; %d condemned, %d spared; %d deleted, %s freed\n",
+		plural(r.Segments, "segment"), bytesText(r.Live), len(r.Condemned), r.Spared, len(r.Deleted), bytesText(r.Freed))
+}

@@ -1,0 +1,203 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"platter/image/repo"
+)
+
+// options holds every flag of every command; those of other commands than the
+// one that runs keep their defaults. Sizes are in bytes.
+type options struct {
+	// of every command
+	repo, catalog string
+	memory        int64
+	lockWait      time.Duration
+	limitRead     int64 // per second, 0 for none
+	limitWrite    int64
+	json          bool
+	quiet         bool
+	verbose       bool
+	help          bool
+
+	dryRun bool
+
+	blockSize    int64
+	noEncryption bool
+
+	volume          string
+	tags            []string
+	tracker         string
+	live            bool
+	allowUnreadable bool
+	replaceDevice   bool
+
+	yes        bool
+	inPlace    bool
+	noReadBack bool
+
+	readData bool
+	subset   float64
+
+	keepLast, keepHourly, keepDaily, keepWeekly, keepMonthly, keepYearly int
+	keepWithin                                                           time.Duration
+
+	grace, minAge time.Duration
+	maxDelete     float64
+}
+
+func defaults() *options {
+	return &options{
+		repo: filepath.Join(dataDir(), "repo"), memory: 256 * mib, lockWait: 5 * time.Minute,
+		blockSize: repo.DefaultBlockSize, tracker: "auto",
+		grace: day, minAge: day, maxDelete: 0.5,
+	}
+}
+
+const systemDir = "/var/lib/platter"
+
+// dataDir is where a repository lives when nobody says where.
+func dataDir() string { return homeDir("XDG_DATA_HOME", ".local/share") }
+
+// stateDir is where catalogs live when nobody says where.
+func stateDir() string { return homeDir("XDG_STATE_HOME", ".local/state") }
+
+// homeDir is the system's folder for root, and the one that the XDG base
+// directory rules give to anybody else.
+func homeDir(variable, otherwise string) string {
+	if os.Getuid() == 0 {
+		return systemDir
+	}
+	if dir := os.Getenv(variable); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "platter")
+	}
+	return filepath.Join(os.Getenv("HOME"), otherwise, "platter")
+}
+
+// A flag is one row of the table of flags.
+type flag struct {
+	name, short string
+	usage       string
+	env         string // variable that sets it where the command line does not
+	value       func(*options) pflag.Value
+}
+
+// limits of what flags take
+const (
+	minMemory, maxMemory = 64 * mib, tib
+	maxLockWait          = 7 * day
+	maxKeep              = 1_000_000
+	maxGrace             = 10 * 365 * day
+)
+
+// globalFlags are those of every command.
+func globalFlags() []flag {
+	return []flag{
+		{"repo", "r", "repository: a directory", "PLATTER_REPOSITORY",
+			func(o *options) pflag.Value { return text("PATH", &o.repo) }},
+		{"catalog", "", "catalog directory (default one per repository)", "PLATTER_CATALOG",
+			func(o *options) pflag.Value { return text("PATH", &o.catalog) }},
+		{"memory", "", "memory for the whole process", "",
+			func(o *options) pflag.Value { return size(&o.memory, minMemory, maxMemory) }},
+		{"lock-wait", "", "how long to wait while another platter holds the catalog", "",
+			func(o *options) pflag.Value { return span(&o.lockWait, 0, maxLockWait) }},
+		{"limit-read", "", "read no more than this from devices in a second", "",
+			func(o *options) pflag.Value { return rate(&o.limitRead) }},
+		{"limit-write", "", "write no more than this to devices in a second", "",
+			func(o *options) pflag.Value { return rate(&o.limitWrite) }},
+		{"json", "", "print one JSON object per line", "",
+			func(o *options) pflag.Value { return toggle(&o.json) }},
+		{"quiet", "q", "no progress and no summary", "",
+			func(o *options) pflag.Value { return toggle(&o.quiet) }},
+		{"verbose", "v", "say more about what is done and why", "",
+			func(o *options) pflag.Value { return toggle(&o.verbose) }},
+		{"help", "h", "show help", "",
+			func(o *options) pflag.Value { return toggle(&o.help) }},
+	}
+}
+
+func dryRunFlag(usage string) flag {
+	return flag{"dry-run", "n", usage, "", func(o *options) pflag.Value { return toggle(&o.dryRun) }}
+}
+
+func initFlags() []flag {
+	return []flag{
+		{"block-size", "", "size of a block, a power of two; it can never be changed", "",
+			func(o *options) pflag.Value { return power(&o.blockSize, repo.MinBlockSize, repo.MaxBlockSize) }},
+		{"no-encryption", "", "a repository that anybody who has its files can read", "",
+			func(o *options) pflag.Value { return toggle(&o.noEncryption) }},
+	}
+}
+
+func backupFlags() []flag {
+	return []flag{
+		{"volume", "", "name of the volume (default from the device's serial number or path)", "",
+			func(o *options) pflag.Value { return text("NAME", &o.volume) }},
+		{"tag", "", "a word to keep with the image; may be given again", "",
+			func(o *options) pflag.Value { return texts("TAG", &o.tags) }},
+		{"tracker", "", "how to know what changed; full compares every block", "",
+			func(o *options) pflag.Value { return choice(&o.tracker, "auto", "full") }},
+		{"live", "", "image a device that is in use; the image is marked fuzzy", "",
+			func(o *options) pflag.Value { return toggle(&o.live) }},
+		{"allow-unreadable", "", "go on past read errors; the ranges are recorded and hold zeros", "",
+			func(o *options) pflag.Value { return toggle(&o.allowUnreadable) }},
+		{"replace-device", "", "let another device go on under the volume's name", "",
+			func(o *options) pflag.Value { return toggle(&o.replaceDevice) }},
+		dryRunFlag("read and compare, store nothing"),
+	}
+}
+
+func restoreFlags() []flag {
+	return []flag{
+		{"yes", "y", "overwrite what is on TARGET without asking", "",
+			func(o *options) pflag.Value { return toggle(&o.yes) }},
+		{"in-place", "", "read TARGET and write only the blocks that differ", "",
+			func(o *options) pflag.Value { return toggle(&o.inPlace) }},
+		{"no-read-back", "", "do not read TARGET again at the end to prove it", "",
+			func(o *options) pflag.Value { return toggle(&o.noReadBack) }},
+		dryRunFlag("show the plan, write nothing"),
+	}
+}
+
+func verifyFlags() []flag {
+	return []flag{
+		{"read-data", "", "read every stored byte", "",
+			func(o *options) pflag.Value { return toggle(&o.readData) }},
+		{"read-data-subset", "", "read this share of the stored bytes, picked at random", "",
+			func(o *options) pflag.Value { return share(&o.subset) }},
+	}
+}
+
+func pruneFlags() []flag {
+	keep := func(name, what string, p func(*options) *int) flag {
+		return flag{"keep-" + name, "", "keep " + what, "",
+			func(o *options) pflag.Value { return count(p(o), maxKeep) }}
+	}
+	return []flag{
+		keep("last", "the N newest images", func(o *options) *int { return &o.keepLast }),
+		keep("hourly", "the newest image of each of the last N hours that have one", func(o *options) *int { return &o.keepHourly }),
+		keep("daily", "the newest image of each of the last N days that have one", func(o *options) *int { return &o.keepDaily }),
+		keep("weekly", "the newest image of each of the last N weeks that have one", func(o *options) *int { return &o.keepWeekly }),
+		keep("monthly", "the newest image of each of the last N months that have one", func(o *options) *int { return &o.keepMonthly }),
+		keep("yearly", "the newest image of each of the last N years that have one", func(o *options) *int { return &o.keepYearly }),
+		{"keep-within", "", "keep all so far back from the volume's newest image", "",
+			func(o *options) pflag.Value { return within(&o.keepWithin) }},
+		dryRunFlag("print the reason for each image, forget none"),
+	}
+}
+
+func collectFlags() []flag {
+	return []flag{
+		{"grace", "", "time from condemned to deleted", "",
+			func(o *options) pflag.Value { return span(&o.grace, 0, maxGrace) }},
+		{"min-age", "", "age below which nothing is condemned", "",
+			func(o *options) pflag.Value { return span(&o.minAge, 0, maxGrace) }},
+		{"max-delete", "", "largest share of the stored bytes that one run may delete", "",
+			func(o *options) pflag.Value { return share(&o.maxDelete) }},
+		dryRunFlag("print what would be condemned and deleted, touch nothing"),
+	}
+}

@@ -1,0 +1,103 @@
+package main
+
+import (
+	"context"
+	"strings"
+)
+
+// A command is one row of the table that the program, its help, its shell
+// completion and the check of README.md are made from.
+type command struct {
+	name    string // as typed: "backup", or "catalog check"
+	args    string // "IMAGE TARGET", "[VOLUME...]": how many follows from it
+	group   string
+	short   string
+	long    string
+	example string
+	flags   []flag
+	run     func(context.Context, *call, []string) error
+}
+
+// groups are what the commands are for, in the order that help shows them.
+var groups = [...]struct{ id, title string }{
+	{"make", "Make images:"},
+	{"look", "Look at them:"},
+	{"return", "Get a disk back:"},
+	{"prove", "Prove them:"},
+	{"keep", "Keep what is wanted:"},
+	{"care", "Take care:"},
+}
+
+// commands is the table.
+func commands() []command {
+	return []command{
+		{"init", "", "make", "make a repository",
+			"Makes an empty repository. One that exists already is refused and left as it is.",
+			"platter init -r /backup/repo\nplatter init -r /backup/repo --block-size 128KiB", initFlags(), runInit},
+		{"backup", "DEVICE...", "make", "image disks, partitions or files",
+			`Images each DEVICE: a disk, a partition, a logical volume, a loop device or a
+file. The first image reads and stores everything but zeros; each later one
+stores only the blocks that changed. Every image is whole: it can be restored,
+and deleted, without the others.
+
+A device that is mounted read-write or in use below LVM, md or swap is refused:
+image a snapshot of it, or say --live.`,
+			"platter backup /dev/sda\nplatter backup --volume db1/root --tag before-upgrade /dev/vg0/root-snapshot", backupFlags(), runBackup},
+		{"devices", "", "make", "list devices that can be imaged",
+			"Lists this machine's block devices with what is on them and the name that a\nvolume of each would have.",
+			"platter devices\nplatter devices --json", nil, runDevices},
+
+		{"prune", "[VOLUME...]", "keep", "forget images by rules",
+			`Forgets the images that no rule keeps, of the volumes given or of all. Rules
+apply to each volume by itself; without any rule nothing is done. The space is
+reclaimed by "platter gc".`,
+			"platter prune --keep-daily 7 --keep-weekly 4 --keep-monthly 12 --dry-run\nplatter prune --keep-within 30d db1/root", pruneFlags(), runPrune},
+		{"gc", "", "keep", "reclaim space that no image needs",
+			`Condemns segments that no image needs, and deletes those condemned for longer
+than the grace. Running backups are safe at any setting.`,
+			"platter gc\nplatter gc --dry-run", collectFlags(), runCollect},
+
+		{"catalog rebuild", "", "care", "make the catalog anew from the repository",
+			"Makes the catalog anew from segments and manifests. Nothing is lost with a\ncatalog but time.",
+			"platter catalog rebuild", nil, runCatalogRebuild},
+		{"completion", "SHELL", "care", "print a completion script for bash, zsh or fish",
+			"Prints a script that lets the shell complete commands, flags and volumes.\nSHELL is bash, zsh or fish.",
+			"platter completion bash >/etc/bash_completion.d/platter\nplatter completion zsh >\"${fpath[1]}/_platter\"\nplatter completion fish >~/.config/fish/completions/platter.fish", nil, runCompletion},
+		{"help", "[COMMAND...]", "care", "show help",
+			"Shows the help of a command, or lists all.",
+			"platter help\nplatter help catalog rebuild", nil, runHelp},
+		{"version", "", "care", "print the version",
+			"Prints the version of this program, the commit it was built from and the Go\nthat built it.",
+			"platter version\nplatter version --json", nil, runVersion},
+	}
+}
+
+const imageGrammar = `IMAGE is "latest", a volume (its latest image), VOLUME@TIME (the latest at or
+before that time), or an image's ID, of which 8 digits are enough.`
+
+// arity returns how many arguments a command takes; most is -1 for any number.
+func (c command) arity() (least, most int) {
+	for _, word := range strings.Fields(c.args) {
+		if !strings.HasPrefix(word, "[") {
+			least++
+		}
+		if strings.HasSuffix(strings.TrimSuffix(word, "]"), "...") {
+			most = -1
+		} else if most >= 0 {
+			most++
+		}
+	}
+	return least, most
+}
+
+// use is the line that shows how the command is typed.
+func (c command) use() string {
+	words := []string{"platter", c.name}
+	if c.args != "" {
+		words = append(words, c.args)
+	}
+	if len(c.flags) > 0 {
+		words = append(words, "[FLAGS]")
+	}
+	return strings.Join(words, " ")
+}

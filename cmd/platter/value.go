@@ -1,0 +1,279 @@
+package main
+
+import (
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+	"time"
+
+	"platter/retention"
+)
+
+const (
+	kib = int64(1) << 10
+	mib = int64(1) << 20
+	gib = int64(1) << 30
+	tib = int64(1) << 40
+	day = 24 * time.Hour
+)
+
+// A value is one flag's place in the options. It is a pflag.Value: kind is the
+// word for what the flag takes, shown in help, and "bool" for a switch.
+type value struct {
+	kind string
+	get  func() string
+	set  func(string) error
+}
+
+func (v value) Type() string       { return v.kind }
+func (v value) String() string     { return v.get() }
+func (v value) Set(s string) error { return v.set(s) }
+
+// toggle is a flag that takes nothing.
+func toggle(p *bool) value {
+	return value{"bool", func() string { return strconv.FormatBool(*p) }, func(s string) (err error) {
+		*p, err = strconv.ParseBool(s)
+		return err
+	}}
+}
+
+// text is a flag that takes any words but none.
+func text(kind string, p *string) value {
+	return value{kind, func() string { return *p }, func(s string) error {
+		if s == "" {
+			return fmt.Errorf("empty; give a %s", kind)
+		}
+		*p = s
+		return nil
+	}}
+}
+
+// texts is a flag that may be given again and again.
+func texts(kind string, p *[]string) value {
+	return value{kind, func() string { return strings.Join(*p, ",") }, func(s string) error {
+		if s == "" {
+			return fmt.Errorf("empty; give a %s", kind)
+		}
+		*p = append(*p, s)
+		return nil
+	}}
+}
+
+// choice is a flag that takes one of a few words.
+func choice(p *string, words ...string) value {
+	return value{strings.Join(words, "|"), func() string { return *p }, func(s string) error {
+		for _, w := range words {
+			if s == w {
+				*p = s
+				return nil
+			}
+		}
+		return fmt.Errorf("want %s", strings.Join(words, " or "))
+	}}
+}
+
+// size is a flag in bytes, from lowest to highest.
+func size(p *int64, lowest, highest int64) value {
+	return value{"SIZE", func() string { return formatSize(*p) }, func(s string) error {
+		n, err := parseSize(s)
+		if err != nil {
+			return err
+		}
+		if n < lowest || n > highest {
+			return fmt.Errorf("out of range: want %s to %s", formatSize(lowest), formatSize(highest))
+		}
+		*p = n
+		return nil
+	}}
+}
+
+// power is a size that is a power of two.
+func power(p *int64, lowest, highest int64) value {
+	v := size(p, lowest, highest)
+	ranged := v.set
+	v.set = func(s string) error {
+		old := *p
+		if err := ranged(s); err != nil {
+			return err
+		}
+		if *p&(*p-1) != 0 {
+			*p = old
+			return fmt.Errorf("not a power of two: want one from %s to %s", formatSize(lowest), formatSize(highest))
+		}
+		return nil
+	}
+	return v
+}
+
+// rate is a size per second; zero, its default, is no limit.
+func rate(p *int64) value {
+	return value{"SIZE", func() string {
+		if *p == 0 {
+			return ""
+		}
+		return formatSize(*p)
+	}, size(p, 64*kib, tib).set}
+}
+
+// count is a flag that takes a whole number from 0 to highest.
+func count(p *int, highest int) value {
+	return value{"N", func() string { return strconv.Itoa(*p) }, func(s string) error {
+		n, err := strconv.Atoi(s)
+		if err != nil || n < 0 || n > highest {
+			return fmt.Errorf("want a whole number from 0 to %d", highest)
+		}
+		*p = n
+		return nil
+	}}
+}
+
+// span is a length of time, from lowest to highest.
+func span(p *time.Duration, lowest, highest time.Duration) value {
+	return value{"DURATION", func() string { return formatSpan(*p) }, func(s string) error {
+		d, err := parseSpan(s)
+		if err != nil {
+			return err
+		}
+		if d < lowest || d > highest {
+			return fmt.Errorf("out of range: want %s to %s", formatSpan(lowest), formatSpan(highest))
+		}
+		*p = d
+		return nil
+	}}
+}
+
+// within is how far back everything is kept.
+func within(p *time.Duration) value {
+	return value{"DURATION", func() string {
+		if *p == 0 {
+			return ""
+		}
+		return retention.FormatWithin(*p)
+	}, func(s string) error {
+		d, err := retention.ParseWithin(s)
+		if err == nil {
+			*p = d
+		}
+		return err
+	}}
+}
+
+// share is a part of a whole, above 0 % and up to 100 %.
+func share(p *float64) value {
+	return value{"PERCENT", func() string {
+		if *p == 0 {
+			return ""
+		}
+		return strconv.FormatFloat(*p*100, 'f', -1, 64) + "%"
+	}, func(s string) error {
+		n, err := strconv.ParseFloat(strings.TrimSuffix(s, "%"), 64)
+		if err != nil || !strings.HasSuffix(s, "%") || !(n > 0 && n <= 100) {
+			return fmt.Errorf("want a share above 0%% and up to 100%%, such as 5%%")
+		}
+		*p = n / 100
+		return nil
+	}}
+}
+
+// sizeUnits are powers of 1024, largest first. A single letter means the same
+// as with "iB".
+var sizeUnits = [...]struct {
+	name  string
+	bytes int64
+}{{"EiB", 1 << 60}, {"PiB", 1 << 50}, {"TiB", tib}, {"GiB", gib}, {"MiB", mib}, {"KiB", kib}, {"B", 1}}
+
+// parseSize reads a size in bytes: 65536, 64KiB, 1GiB.
+func parseSize(s string) (int64, error) {
+	digits := strings.TrimLeft(s, "0123456789")
+	number, unit := s[:len(s)-len(digits)], strings.TrimSpace(digits)
+	n, err := strconv.ParseInt(number, 10, 64)
+	if number == "" || err != nil && n != math.MaxInt64 {
+		return 0, fmt.Errorf("want a size such as 64KiB, 1GiB or a number of bytes")
+	}
+	for _, u := range sizeUnits {
+		if unit == "" || strings.EqualFold(unit, u.name) || u.bytes > 1 && strings.EqualFold(unit, u.name[:1]) {
+			if unit == "" {
+				u.bytes = 1
+			}
+			if err != nil || n > math.MaxInt64/u.bytes {
+				return 0, fmt.Errorf("out of range: sizes end at %s", formatSize(1<<62))
+			}
+			return n * u.bytes, nil
+		}
+	}
+	return 0, fmt.Errorf("unknown unit %q: want KiB, MiB, GiB or TiB, powers of 1024", unit)
+}
+
+// formatSize is the exact reverse of parseSize, in the largest unit that fits.
+func formatSize(n int64) string {
+	for _, u := range sizeUnits {
+		if n != 0 && u.bytes > 1 && n%u.bytes == 0 {
+			return strconv.FormatInt(n/u.bytes, 10) + u.name
+		}
+	}
+	return strconv.FormatInt(n, 10)
+}
+
+// spanUnits are those of a span, largest first. Days have 24 hours and years
+// 365 days: a span never asks a calendar.
+var spanUnits = [...]struct {
+	name string
+	d    time.Duration
+}{{"y", 365 * day}, {"w", 7 * day}, {"d", day}, {"h", time.Hour}, {"m", time.Minute}, {"s", time.Second}}
+
+// parseSpan reads a length of time: 90s, 5m, 24h, 30d, 2w, 1y, 1d12h, 0.
+func parseSpan(s string) (time.Duration, error) {
+	if s == "0" {
+		return 0, nil
+	}
+	var total time.Duration
+	for rest := s; rest != ""; {
+		tail := strings.TrimLeft(rest, "0123456789")
+		n, err := strconv.ParseInt(rest[:len(rest)-len(tail)], 10, 64)
+		unit := unitSpan(tail)
+		if err != nil || unit == 0 {
+			return 0, fmt.Errorf("want a length of time such as 5m, 24h, 30d, 2w or 1y")
+		}
+		if n > int64(math.MaxInt64-total)/int64(unit) {
+			return 0, fmt.Errorf("out of range: lengths of time end at 292y")
+		}
+		total += time.Duration(n) * unit
+		rest = tail[1:]
+	}
+	if s == "" {
+		return 0, fmt.Errorf("empty; give a length of time such as 24h or 30d")
+	}
+	return total, nil
+}
+
+func unitSpan(tail string) time.Duration {
+	for _, u := range spanUnits {
+		if strings.HasPrefix(tail, u.name) {
+			return u.d
+		}
+	}
+	return 0
+}
+
+// formatSpan writes whole seconds as parseSpan reads them, in hours at most up
+// to two days and in days beyond.
+func formatSpan(d time.Duration) string {
+	if d == 0 {
+		return "0"
+	}
+	var b strings.Builder
+	for _, u := range spanUnits {
+		if u.d > day || u.d == day && d < 2*day {
+			continue
+		}
+		if n := d / u.d; n > 0 {
+			fmt.Fprintf(&b, "%d%s", n, u.name)
+			d -= n * u.d
+		}
+	}
+	if b.Len() == 0 {
+		return "less than 1s"
+	}
+	return b.String()
+}
