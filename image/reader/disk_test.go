@@ -44,11 +44,15 @@ type packer struct {
 	d    *depot
 	kind segment.Kind
 	b    *segment.Builder
+	c    *segment.Codec
 }
 
 func (p *packer) add(t testing.TB, id image.ID, plain []byte) image.Location {
 	t.Helper()
-	stored, flags, err := p.d.Codec().Encode(plain)
+	if p.c == nil {
+		p.c = p.d.Codec()
+	}
+	stored, flags, err := p.c.Encode(plain)
 	if err != nil {
 		t.Fatal(err)
 	}

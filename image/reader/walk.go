@@ -135,7 +135,7 @@ func (w *walk) step(ctx context.Context) error {
 	node, page, err := f.nodes[0], f.pages[0], f.errs[0]
 	f.pages[0], f.below = nil, true
 	if err == nil {
-		err = w.checkEnd(node, page)
+		err = checkEnd(w.blocks, node, page)
 	}
 	if err != nil {
 		if w.Bad == nil {
@@ -155,10 +155,10 @@ func (w *walk) step(ctx context.Context) error {
 }
 
 // checkEnd refuses a page that has entries past the end of the image.
-func (w *walk) checkEnd(n Node, p *image.Page) error {
+func checkEnd(blocks int64, n Node, p *image.Page) error {
 	span := image.PageBlocks(n.Level) / image.PageEntries
 	for i := range p.Entries {
-		if n.First+int64(i)*span >= w.blocks && !p.Entries[i].IsZero() {
+		if n.First+int64(i)*span >= blocks && !p.Entries[i].IsZero() {
 			err := fmt.Errorf("level %d, entry %d is past the image's end: %w", n.Level, i, image.ErrCorrupt)
 			return &Lost{Page: true, Block: n.First, ID: n.ID, At: n.At, Err: err}
 		}
