@@ -376,3 +376,25 @@ func TestEveryCallFailing(t *testing.T) {
 		}
 	}
 }
+
+func TestCancelledPutLeavesNothing(t *testing.T) {
+	fsys := crashfs.New()
+	s, err := dir.Create(root, fsys)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	fsys.Watch(func(op crashfs.Op) {
+		if op.Kind == crashfs.Write {
+			cancel()
+		}
+	})
+	err = s.Put(ctx, "a/b", []byte("first"), []byte("second"))
+	if !errors.Is(err, context.Canceled) || fsys.Counts()[crashfs.Write] != 1 {
+		t.Errorf("got %v after %d writes, want Canceled after 1", err, fsys.Counts()[crashfs.Write])
+	}
+	noTemps(t, fsys)
+	if got := list(t, s); len(got) > 0 {
+		t.Errorf("%q left", got)
+	}
+}
