@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	"platter/image/store"
 )
 
 // OS returns the machine's own file system.
@@ -16,8 +17,8 @@ import (
 // Files of a MiB or more are written past the page cache, by O_DIRECT where
 // buffers allow it, else written back and dropped slice by slice. Long reads
 // go past it too unless it holds what they ask for. Up to four reads at a time
-// that are not aligned to 4096 bytes borrow a buffer of 1 MiB each; others
-// wait for one.
+// that are not aligned to 4096 bytes borrow a buffer of a little over 1 MiB
+// each; others wait for one.
 func OS() FS {
 	f := &osFS{bounce: make(chan []byte, bounceBuffers)}
 	for range bounceBuffers {
@@ -28,7 +29,8 @@ func OS() FS {
 
 const (
 	bounceBuffers = 4
-	bounceSize    = 1 << 20
+	// A read of 1 MiB anywhere is one read of the disk.
+	bounceSize = 1<<20 + 2*store.Align
 )
 
 type osFS struct {
