@@ -16,6 +16,7 @@ import (
 	"platter/image/store/crashfs"
 	"platter/image/store/dir"
 	"platter/image/store/storetest"
+	"platter/image/store/vfs"
 )
 
 const root = "/srv/backup/repo"
@@ -168,6 +169,7 @@ func tidy(ctx context.Context, s *dir.Store, after *crashfs.FS) error {
 func newLedger() *ledger { return &ledger{objects: make(map[string]*promise)} }
 
 func TestCrashLeavesObjectsWholeOrAbsent(t *testing.T) {
+	// D1, D2.
 	fsys, l := crashfs.New(), newLedger()
 	if err := fsys.Explore(1, 40, func() error { return l.work(fsys) }, l.check); err != nil {
 		t.Error(err)
@@ -226,6 +228,7 @@ func TestWorkAfterCrashFails(t *testing.T) {
 
 // Every sync is needed: without any one of them some crash breaks a promise.
 func TestEverySyncIsNeeded(t *testing.T) {
+	// D2.
 	whole := crashfs.New()
 	if err := newLedger().work(whole); err != nil {
 		t.Fatal(err)
@@ -297,6 +300,7 @@ func list(t *testing.T, s store.Store) []string {
 }
 
 func TestFailedSyncIsNotDurable(t *testing.T) {
+	// D4.
 	for _, kind := range []crashfs.Kind{crashfs.Sync, crashfs.SyncDir} {
 		whole := crashfs.New()
 		if err := newLedger().work(whole); err != nil {
@@ -332,7 +336,36 @@ func noTemps(t *testing.T, fsys *crashfs.FS) {
 	}
 }
 
+// badClose is a file system whose files cannot be closed without an error.
+type badClose struct{ vfs.FS }
+
+func (b badClose) Create(path string, size int64) (vfs.File, error) {
+	f, err := b.FS.Create(path, size)
+	return badFile{f}, err
+}
+
+type badFile struct{ vfs.File }
+
+func (badFile) Close() error { return syscall.EIO }
+
+func TestErrorFromCloseCounts(t *testing.T) {
+	// D4.
+	fsys := crashfs.New()
+	s, err := dir.Create(root, badClose{fsys})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Put(t.Context(), "a/b", []byte("x")); !errors.Is(err, syscall.EIO) || !errors.Is(err, store.ErrNotDurable) {
+		t.Errorf("got %v, want EIO and ErrNotDurable", err)
+	}
+	noTemps(t, fsys)
+	if got := list(t, s); len(got) > 0 {
+		t.Errorf("%q left", got)
+	}
+}
+
 func TestFullDisk(t *testing.T) {
+	// D8.
 	for _, errno := range []error{syscall.ENOSPC, syscall.EDQUOT} {
 		for _, kind := range []crashfs.Kind{crashfs.Create, crashfs.Write, crashfs.Sync, crashfs.Mkdir, crashfs.Rename} {
 			fsys := crashfs.New()

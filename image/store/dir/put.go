@@ -73,8 +73,8 @@ func (s *Store) write(ctx context.Context, temp string, parts [][]byte) error {
 		return err
 	}
 	err = fill(ctx, f, parts)
-	if err2 := f.Close(); err == nil {
-		err = err2
+	if err2 := f.Close(); err == nil && err2 != nil {
+		err = fmt.Errorf("%w: %w", store.ErrNotDurable, err2)
 	}
 	if err != nil {
 		s.fs.Remove(temp)
