@@ -29,7 +29,7 @@ func (b *builder) formatESP(ctx context.Context, path string) error {
 		return err
 	}
 	for _, file := range [][2]string{
-		{"/usr/lib/systemd/boot/efi/systemd-bootx64.efi", "EFI/BOOT/BOOTX64.EFI"},
+		{b.efiLoader, "EFI/BOOT/BOOTX64.EFI"},
 		{loader, "loader/loader.conf"},
 		{entry, "loader/entries/debian.conf"},
 		{b.kernel.Image, "vmlinuz"},
@@ -45,7 +45,6 @@ func (b *builder) formatESP(ctx context.Context, path string) error {
 // GRUB on a BIOS: the boot sector loads the first sector of the core image,
 // which loads the rest by a list of block runs in itself.
 const (
-	grubDir       = "/usr/lib/grub/i386-pc"
 	coreListAt    = 0x1f4 // in the core's first sector: start (8), sectors (2), segment (2)
 	coreSegment   = 0x820 // where the rest of the core is loaded
 	kernelStartAt = 0x5c  // in the boot sector: the core's first sector (8)
@@ -67,7 +66,7 @@ func (b *builder) installGRUB(ctx context.Context) (err error) {
 	if err := os.WriteFile(config, []byte(grubConfig), 0o644); err != nil {
 		return err
 	}
-	err = run(ctx, "grub-mkimage", "-O", "i386-pc", "-d", grubDir, "-o", corePath, "-p", "/boot/grub", "-c", config,
+	err = run(ctx, "grub-mkimage", "-O", "i386-pc", "-d", b.grub, "-o", corePath, "-p", "/boot/grub", "-c", config,
 		"biosdisk", "part_gpt", "ext2", "search_label", "linux", "boot")
 	if err != nil {
 		return err
@@ -76,7 +75,7 @@ func (b *builder) installGRUB(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	boot, err := os.ReadFile(filepath.Join(grubDir, "boot.img"))
+	boot, err := os.ReadFile(filepath.Join(b.grub, "boot.img"))
 	if err != nil {
 		return err
 	}

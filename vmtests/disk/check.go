@@ -86,3 +86,32 @@ func extract(path string, p Part) (string, error) {
 	}
 	return f.Name(), err
 }
+
+// Equal compares bytes from to to, exclusive, of two files or devices.
+func Equal(ctx context.Context, a, b string, from, to int64) error {
+	fa, err := os.Open(a)
+	if err != nil {
+		return err
+	}
+	defer fa.Close()
+	fb, err := os.Open(b)
+	if err != nil {
+		return err
+	}
+	defer fb.Close()
+	bufA, bufB := make([]byte, mib), make([]byte, mib)
+	for off := from; off < to; off += mib {
+		n := min(mib, to-off)
+		_, errA := fa.ReadAt(bufA[:n], off)
+		_, errB := fb.ReadAt(bufB[:n], off)
+		if err := errors.Join(errA, errB, ctx.Err()); err != nil {
+			return fmt.Errorf("compare %s with %s at %d: %w", a, b, off, err)
+		}
+		for i := range n {
+			if bufA[i] != bufB[i] {
+				return fmt.Errorf("compare %s with %s: they differ at byte %d: %#02x and %#02x", a, b, off+i, bufA[i], bufB[i])
+			}
+		}
+	}
+	return nil
+}

@@ -4,9 +4,8 @@
 // prompt on the first serial port, a few seconds later.
 //
 // Building needs neither root nor loop devices; changing a data partition
-// does. The packages are Debian's busybox-static, dosfstools, e2fsprogs, gdisk,
-// grub-common, grub-pc-bin, kmod, mtools, systemd-boot-efi, xfsprogs and
-// btrfs-progs.
+// does. Kernel, boot loaders and busybox are unpacked from Debian's packages, not
+// installed; the tools that lay them out are.
 package disk
 
 import (
@@ -99,34 +98,57 @@ func Build(ctx context.Context, s Spec) (*Disk, error) {
 }
 
 func build(ctx context.Context, s Spec) (*Disk, error) {
-	k, err := FetchKernel(ctx, s.Cache)
-	if err != nil {
-		return nil, err
-	}
-	ramfs, err := initramfs(k)
-	if err != nil {
-		return nil, err
-	}
 	work, err := os.MkdirTemp(filepath.Dir(s.Path), "build-")
 	if err != nil {
 		return nil, err
 	}
 	defer os.RemoveAll(work)
-	d := &Disk{Path: s.Path}
-	d.Parts, d.Size = layout(s.Data)
-	b := builder{Disk: d, kernel: k, initramfs: filepath.Join(work, "initramfs"), work: work}
+	b := builder{Disk: &Disk{Path: s.Path}, work: work, initramfs: filepath.Join(work, "initramfs")}
+	b.Parts, b.Size = layout(s.Data)
+	if err := b.fetch(ctx, s.Cache); err != nil {
+		return nil, err
+	}
+	ramfs, err := initramfs(b.kernel, b.busybox)
+	if err != nil {
+		return nil, err
+	}
 	if err := os.WriteFile(b.initramfs, ramfs, 0o644); err != nil {
 		return nil, err
 	}
-	return d, b.build(ctx, s.Files)
+	return b.Disk, b.build(ctx, s.Files)
 }
 
 // A builder makes one disk. work is a folder that is removed afterwards.
 type builder struct {
 	*Disk
+	work      string
 	kernel    *Kernel
 	initramfs string
-	work      string
+	busybox   string // statically linked
+	efiLoader string // systemd-boot
+	grub      string // folder of GRUB's parts for a BIOS
+}
+
+// fetch gets the ready-made parts of the disk.
+func (b *builder) fetch(ctx context.Context, cache string) (err error) {
+	if b.kernel, err = FetchKernel(ctx, cache); err != nil {
+		return err
+	}
+	for _, part := range []struct {
+		to            *string
+		pkg, location string
+	}{
+		{&b.busybox, "busybox-static", "bin/busybox"},
+		{&b.efiLoader, "systemd-boot-efi", "usr/lib/systemd/boot/efi/systemd-bootx64.efi"},
+		{&b.grub, "grub-pc-bin", "usr/lib/grub/i386-pc"},
+	} {
+		tree, err := unpack(ctx, cache, part.pkg, nil)
+		if err != nil {
+			return err
+		}
+		*part.to = filepath.Join(tree, part.location)
+	}
+	return nil
 }
 
 func (b *builder) build(ctx context.Context, files map[string][]byte) error {

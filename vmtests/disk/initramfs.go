@@ -13,9 +13,6 @@ import (
 // its file systems.
 var bootModules = []string{"virtio_pci", "virtio_blk", "ext4", "xfs", "btrfs", "vfat", "nls_cp437", "nls_ascii"}
 
-// busybox is Debian's busybox-static.
-const busybox = "/bin/busybox"
-
 // initScript loads the modules in the order of their names, mounts the root
 // file system by its label, so that any disk it lies on will do, and goes there.
 const initScript = `#!/bin/busybox sh
@@ -30,7 +27,7 @@ exec /bin/busybox switch_root /root /sbin/init
 `
 
 // initramfs returns the small system's initial file system, gzipped.
-func initramfs(k *Kernel) ([]byte, error) {
+func initramfs(k *Kernel, busybox string) ([]byte, error) {
 	entries := []cpio.Entry{
 		{Name: "init", Mode: cpio.File | 0o755, Body: []byte(initScript)},
 	}

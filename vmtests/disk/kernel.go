@@ -22,56 +22,41 @@ type Kernel struct {
 // metaPackage depends on the newest kernel for virtual machines.
 const metaPackage = "linux-image-cloud-amd64"
 
-// FetchKernel returns the kernel kept in cache, downloading it from Debian's
-// archive the first time. It is unpacked, not installed: the host's own boot
-// files stay as they are.
+// FetchKernel returns the kernel kept in cache, downloading it the first time.
 func FetchKernel(ctx context.Context, cache string) (*Kernel, error) {
-	if k, err := openKernel(filepath.Join(cache, "kernel")); err == nil {
-		return k, nil
+	if kept, _ := filepath.Glob(filepath.Join(cache, "packages", "linux-image-*")); len(kept) > 0 {
+		return openKernel(kept[len(kept)-1])
 	}
-	if err := os.MkdirAll(cache, 0o755); err != nil {
-		return nil, err
-	}
-	work, err := os.MkdirTemp(cache, "fetch-")
-	if err != nil {
-		return nil, err
-	}
-	defer os.RemoveAll(work)
 	name, err := kernelPackage(ctx)
 	if err != nil {
 		return nil, err
 	}
-	get := exec.CommandContext(ctx, "apt-get", "-qq", "-o", "APT::Sandbox::User=root", "download", name)
-	get.Dir = work
-	if out, err := get.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("download the package %s: %w: %s(does apt-get update help?)", name, err, out)
-	}
-	debs, _ := filepath.Glob(filepath.Join(work, "*.deb"))
-	if len(debs) != 1 {
-		return nil, fmt.Errorf("download the package %s: got %d files, want 1", name, len(debs))
-	}
-	tree := filepath.Join(work, "tree")
-	if err := run(ctx, "dpkg-deb", "-x", debs[0], tree); err != nil {
+	tree, err := unpack(ctx, cache, name, func(tree string) error {
+		return run(ctx, "depmod", "-b", tree, strings.TrimPrefix(name, "linux-image-"))
+	})
+	if err != nil {
 		return nil, err
 	}
-	release := strings.TrimPrefix(name, "linux-image-")
-	if err := run(ctx, "depmod", "-b", tree, release); err != nil {
-		return nil, err
-	}
-	// The rename is last: a cache that has the folder has all of it.
-	if err := os.Rename(tree, filepath.Join(cache, "kernel")); err != nil {
-		return nil, err
-	}
-	return openKernel(filepath.Join(cache, "kernel"))
+	return openKernel(tree)
 }
 
 // kernelPackage asks apt which package the newest kernel is in.
 func kernelPackage(ctx context.Context) (string, error) {
-	out, err := exec.CommandContext(ctx, "apt-cache", "depends", "--important", metaPackage).Output()
-	if err != nil {
-		return "", fmt.Errorf("find the package of %s: %w", metaPackage, err)
+	ask := func() string {
+		out, err := exec.CommandContext(ctx, "apt-cache", "depends", "--important", metaPackage).Output()
+		if err != nil {
+			return ""
+		}
+		return string(out)
 	}
-	for word := range strings.FieldsSeq(string(out)) {
+	out := ask()
+	if out == "" && os.Getuid() == 0 {
+		if err := run(ctx, "apt-get", "-qq", "update"); err != nil {
+			return "", err
+		}
+		out = ask()
+	}
+	for word := range strings.FieldsSeq(out) {
 		if strings.HasPrefix(word, "linux-image-") && word != metaPackage {
 			return word, nil
 		}

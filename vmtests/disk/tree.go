@@ -68,7 +68,7 @@ func (b *builder) rootTree(tree string, data map[string][]byte) error {
 		}
 	}
 	return errors.Join(
-		copyFile(filepath.Join(tree, "bin/busybox"), busybox, 0o755),
+		copyFile(filepath.Join(tree, "bin/busybox"), b.busybox, 0o755),
 		copyFile(filepath.Join(tree, "boot/vmlinuz"), b.kernel.Image, 0o644),
 		copyFile(filepath.Join(tree, "boot/initrd.img"), b.initramfs, 0o644),
 		copyModules(filepath.Join(tree, "usr/lib/modules"), b.kernel.Modules))
