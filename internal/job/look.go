@@ -1,0 +1,153 @@
+package job
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"platter/image"
+	"platter/image/reader"
+	"platter/image/store"
+)
+
+// Images returns the images of a volume, or of all with volume "", oldest
+// first. A manifest that cannot be read is warned about and left out.
+//
+// What images there are, the repository says; the catalog only saves reading
+// manifests that it knows.
+func Images(ctx context.Context, env *Env, volume string) ([]*image.Manifest, error) {
+	all, err := manifests(ctx, env)
+	if err != nil || volume == "" {
+		return all, err
+	}
+	name, err := findVolume(all, env.Host, volume)
+	if err != nil {
+		return nil, err
+	}
+	if name == "" {
+		return nil, fmt.Errorf("no images of a volume %q: %s", volume, volumesThere(all))
+	}
+	return slices.DeleteFunc(all, func(m *image.Manifest) bool { return m.Volume != name }), nil
+}
+
+func manifests(ctx context.Context, env *Env) ([]*image.Manifest, error) {
+	known := map[string]*image.Manifest{}
+	if env.Catalog != nil {
+		err := env.Catalog.Manifests(ctx, func(name string, m *image.Manifest) error {
+			known[name] = m
+			return nil
+		})
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		if err != nil {
+			env.warn("%v: reading the images' manifests from the repository", err)
+		}
+	}
+	var all []*image.Manifest
+	err := env.Repo.Manifests(ctx, func(name string) error {
+		m := known[name]
+		if m == nil {
+			var err error
+			m, err = env.Repo.Manifest(ctx, name)
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			if errors.Is(err, store.ErrNotFound) {
+				return nil // pruned meanwhile
+			}
+			if err != nil {
+				env.warn("an image is left out, its manifest cannot be read: %v", err)
+				return nil
+			}
+		}
+		all = append(all, m)
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list images: %w", err)
+	}
+	slices.SortFunc(all, func(a, b *image.Manifest) int {
+		return cmp.Or(a.Time.Compare(b.Time), cmp.Compare(a.Volume, b.Volume), cmp.Compare(a.Seq, b.Seq))
+	})
+	return all, nil
+}
+
+// Diff tells where two images differ. What only the larger one has counts as
+// different. Images of different volumes may be compared.
+func Diff(ctx context.Context, env *Env, a, b string) (*DiffReport, error) {
+	x, err := Find(ctx, env, a)
+	if err != nil {
+		return nil, err
+	}
+	y, err := Find(ctx, env, b)
+	if err != nil {
+		return nil, err
+	}
+	report := &DiffReport{A: x.ID.String(), B: y.ID.String()}
+	bs, size := int64(x.BlockSize), max(x.Size, y.Size)
+	err = env.reader().Diff(ctx, reader.MapOf(x), reader.MapOf(y), func(first, count int64) error {
+		report.add(first*bs, min((first+count)*bs, size))
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("compare images %.8s and %.8s: %w", x.ID, y.ID, damaged(x, err))
+	}
+	report.add(min(x.Size, y.Size), size)
+	for _, e := range report.Extents {
+		report.Bytes += e.Length
+	}
+	return report, nil
+}
+
+// add appends the bytes from start to before end, which begin nowhere before
+// those added last, except that they may overlap the tail of them.
+func (d *DiffReport) add(start, end int64) {
+	for n := len(d.Extents); n > 0; n-- {
+		last := &d.Extents[n-1]
+		if start > last.End() {
+			break
+		}
+		start, end = min(start, last.Offset), max(end, last.End())
+		d.Extents = d.Extents[:n-1]
+	}
+	if end > start {
+		d.Extents = append(d.Extents, extentOf(start, end))
+	}
+}
+
+// Stats sums up a repository: from the catalog if there is one, else from the
+// footers of all segments.
+func Stats(ctx context.Context, env *Env) (*StatsReport, error) {
+	s := &StatsReport{Repository: env.Repo.Config.Repository}
+	images, err := manifests(ctx, env)
+	if err != nil {
+		return nil, err
+	}
+	volumes := map[string]bool{}
+	for _, m := range images {
+		volumes[m.Volume] = true
+		s.Logical += m.Size
+	}
+	s.Images, s.Volumes = len(images), len(volumes)
+	condemned, err := env.Repo.NewestCondemned(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range condemned.Segments {
+		s.Condemned += c.Size
+	}
+	if err := env.Repo.Store.List(ctx, "", func(o store.Info) error {
+		s.Stored += o.Size
+		if strings.HasPrefix(o.Name, "segments/") {
+			s.Segments++
+		}
+		return nil
+	}); err != nil {
+		return nil, fmt.Errorf("sum up the repository: %w", err)
+	}
+	return s, s.count(ctx, env)
+}

@@ -1,0 +1,316 @@
+package job
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"platter/block"
+	"platter/image"
+	"platter/image/reader"
+	"platter/image/segment"
+)
+
+// Restore writes an image to a device or a file: it plans, has the plan
+// confirmed, and writes.
+//
+// No block is written before its bytes were checked against its ID. The
+// partition table and boot sectors go last, so that a disk restored by half
+// does not start. Afterwards all is read back from the device and checked
+// again.
+//
+// The report is there, with its plan, whenever the image was found. Errors
+// wrap block.ErrRefused when the target must not be written to, ErrConfirm,
+// or ErrDamaged, with image, extent and segment, for a block of which the
+// repository has no good copy.
+func Restore(ctx context.Context, env *Env, opts RestoreOptions) (*RestoreReport, error) {
+	start := time.Now()
+	m, err := Find(ctx, env, opts.Image)
+	if err != nil {
+		return nil, err
+	}
+	target, err := block.PlanTarget(opts.Target, targetOptions(env, m, opts.InPlace))
+	if err != nil {
+		return nil, err
+	}
+	report := &RestoreReport{Plan: restorePlan(m, target, &opts)}
+	report.Notices = report.Plan.Notices
+	if opts.DryRun {
+		return report, nil
+	}
+	if err := confirm(report.Plan, opts.Confirm); err != nil {
+		return report, err
+	}
+	err = restore(ctx, env, m, target, &opts, report)
+	report.Elapsed = time.Since(start)
+	return report, err
+}
+
+func targetOptions(env *Env, m *image.Manifest, inPlace bool) block.TargetOptions {
+	o := block.TargetOptions{Size: m.Size, InPlace: inPlace}
+	if m.Device.Table != nil {
+		o.SectorSize = m.Device.Table.SectorSize
+	}
+	if place := env.Repo.Store.Location(); filepath.IsAbs(place) {
+		o.Repository = place
+	}
+	return o
+}
+
+func confirm(p *RestorePlan, ask func(*RestorePlan) (bool, error)) error {
+	if ask == nil {
+		if p.Destroys == "" {
+			return nil
+		}
+		return fmt.Errorf("restore to %s: this would destroy %s: %w", p.Target.Path, p.Destroys, ErrConfirm)
+	}
+	yes, err := ask(p)
+	if err == nil && !yes {
+		err = fmt.Errorf("restore to %s: %w", p.Target.Path, ErrConfirm)
+	}
+	return err
+}
+
+// restorePlan says what a restore will do.
+func restorePlan(m *image.Manifest, t *block.TargetPlan, opts *RestoreOptions) *RestorePlan {
+	p := &RestorePlan{
+		Image: m, Target: t.Info, Create: t.Create, InPlace: opts.InPlace,
+		MoveGPT: !t.File && t.Info.Size > m.Size && m.Device.Table != nil && m.Device.Table.Type == "gpt",
+	}
+	if !t.Create {
+		p.Destroys = "what is on " + t.Info.Path + " now"
+		if t.Old != "" {
+			p.Destroys = t.Old + " on " + t.Info.Path
+		}
+	}
+	p.Steps = restoreSteps(m, t, p, opts)
+	p.Notices = append(imageNotices(m), t.Notices...)
+	if fw := m.Device.Firmware; fw != "" {
+		p.Notices = append(p.Notices, "the image starts by "+firmwareText(fw)+": the machine must start that way too")
+	}
+	return p
+}
+
+func restoreSteps(m *image.Manifest, t *block.TargetPlan, p *RestorePlan, opts *RestoreOptions) (steps []string) {
+	add := func(format string, args ...any) { steps = append(steps, fmt.Sprintf(format, args...)) }
+	switch {
+	case t.Create:
+		add("create the file")
+	case t.File && !opts.InPlace:
+		add("cut the file to nothing")
+	case !opts.InPlace:
+		add("zero the first and last MiB, so that nothing starts from a disk restored by half")
+	}
+	if opts.InPlace {
+		add("compare every block, and write those that differ")
+	} else {
+		add("write %d bytes", m.Size)
+	}
+	add("write the first and last MiB, with partition table and boot sectors")
+	if beyond := t.Info.Size - m.Size; !t.File && beyond > 0 {
+		add("wipe old signatures in the %d bytes behind the image", beyond)
+	}
+	if !opts.NoReadBack {
+		add("read all of it back and check it")
+	}
+	if p.MoveGPT {
+		add("move the backup partition table to the end of the disk")
+	}
+	return steps
+}
+
+// imageNotices are what one must know before trusting a restored image.
+func imageNotices(m *image.Manifest) (notices []string) {
+	if m.Fuzzy {
+		notices = append(notices, "the image is fuzzy: its device was written to while it was read")
+	}
+	for _, e := range m.Unreadable {
+		notices = append(notices, fmt.Sprintf("%d bytes at %d could not be read from the device: the image holds zeros there", e.Length, e.Offset))
+	}
+	return append(notices, m.Warnings...)
+}
+
+func firmwareText(firmware string) string {
+	return map[string]string{"bios": "BIOS", "uefi": "UEFI", "both": "BIOS or UEFI"}[firmware]
+}
+
+// A restorer writes one image to one target.
+type restorer struct {
+	env    *Env
+	opts   *RestoreOptions
+	image  *image.Manifest
+	reader *reader.Reader
+	target *block.Target
+	pool   *block.Pool // for reading the target
+	fresh  bool        // all of the target reads as zeros before it is written
+	device bool
+	edge   int64 // blocks at either end that are written last
+
+	throttle *throttle
+	counts   counters
+	written  restoreCounts
+	stage    string // what is true of the target, for errors
+}
+
+// restore opens the target and does what was planned.
+func restore(ctx context.Context, env *Env, m *image.Manifest, plan *block.TargetPlan, opts *RestoreOptions, report *RestoreReport) (err error) {
+	target, err := plan.Open()
+	if err != nil {
+		return err
+	}
+	r := &restorer{
+		env: env, opts: opts, image: m, reader: env.reader(), target: target,
+		fresh: plan.File && !opts.InPlace, device: !plan.File,
+		edge:     max(1, edgeSize/int64(m.BlockSize)),
+		throttle: newThrottle(opts.LimitWrite),
+	}
+	defer func() {
+		if e := target.Close(); err == nil && e != nil {
+			err = fmt.Errorf("close %s: %w", opts.Target, e)
+		}
+	}()
+	if r.pool, err = block.NewPool(workers(), max(chunkSize, m.BlockSize)); err != nil {
+		return err
+	}
+	defer r.pool.Close()
+	err = r.run(ctx, report)
+	report.Written, report.Zeroed, report.Kept = r.written.data.Load(), r.written.zeroed.Load(), r.written.kept.Load()
+	report.Segments = r.reader.Segments()
+	if err != nil {
+		return r.explain(err)
+	}
+	return nil
+}
+
+// edgeSize is how much at either end is written last, in bytes: the partition
+// tables, boot sectors, and the superblock of a filesystem without a table.
+const edgeSize = 1 << 20
+
+func (r *restorer) run(ctx context.Context, report *RestoreReport) error {
+	r.stage = "the target is as it was"
+	if err := r.invalidate(ctx); err != nil {
+		return err
+	}
+	if err := r.write(ctx); err != nil {
+		return err
+	}
+	r.stage = "all of the image was written, but not read back"
+	if !r.opts.NoReadBack {
+		if err := r.readBack(ctx); err != nil {
+			return err
+		}
+		report.ReadBack = true
+	}
+	return r.finish(report)
+}
+
+// invalidate takes away what an old system on a device could start from, and
+// makes that durable, before the first new byte is written.
+func (r *restorer) invalidate(ctx context.Context) error {
+	if !r.device || r.opts.InPlace {
+		return nil
+	}
+	r.stage = "the target's first and last MiB are zero, so that nothing starts from it"
+	for _, e := range r.edges() {
+		if err := r.target.Zero(ctx, e); err != nil {
+			return err
+		}
+	}
+	if err := block.WipeBeyond(r.target, r.image.Size); err != nil {
+		return err
+	}
+	return r.target.Sync()
+}
+
+// edges returns both ends of the image in bytes; they may be all of it.
+func (r *restorer) edges() []block.Extent {
+	n := min(r.edge*int64(r.image.BlockSize), r.image.Size)
+	last := max(n, (r.image.Blocks()-r.edge)*int64(r.image.BlockSize))
+	return []block.Extent{{Length: n}, {Offset: last, Length: r.image.Size - last}}
+}
+
+// write writes the middle, then the end, then the beginning.
+func (r *restorer) write(ctx context.Context) error {
+	stop := r.env.report("restore", r.opts.Target, "write", r.image.Size, &r.counts, func() int64 { return 0 })
+	defer stop()
+	blocks := r.image.Blocks()
+	first := min(r.edge, blocks)
+	last := max(first, blocks-r.edge)
+	if !r.opts.InPlace {
+		r.stage = "the target is incomplete: its first and last MiB are still zero, so that nothing starts from it; restore again"
+	} else {
+		r.stage = "the target is incomplete, a mix of what it held and the image: restore again"
+	}
+	if err := r.pass(ctx, first, last, r.writeWindow); err != nil {
+		return err
+	}
+	// What the table leads to is durable before the table is there.
+	if err := r.target.Sync(); err != nil {
+		return err
+	}
+	if err := r.pass(ctx, last, blocks, r.writeWindow); err != nil {
+		return err
+	}
+	if err := r.pass(ctx, 0, first, r.writeWindow); err != nil {
+		return err
+	}
+	if r.device && r.opts.InPlace {
+		if err := block.WipeBeyond(r.target, r.image.Size); err != nil {
+			return err
+		}
+	}
+	return r.target.Sync()
+}
+
+// finish makes a larger disk's partition table its own, and tells the kernel.
+func (r *restorer) finish(report *RestoreReport) error {
+	if !r.device {
+		return nil
+	}
+	if report.Plan.MoveGPT {
+		moved, err := block.MoveBackupGPT(r.target, r.image.Size)
+		if err == nil && moved {
+			err = r.target.Sync()
+		}
+		if err != nil {
+			// The image is there; its table is just as it was on the old disk.
+			report.Notices = append(report.Notices, err.Error())
+		}
+	}
+	if err := r.target.RereadTable(); err != nil {
+		report.Notices = append(report.Notices, err.Error())
+	}
+	return nil
+}
+
+// explain says what became of the target.
+func (r *restorer) explain(err error) error {
+	return fmt.Errorf("restore image %s of %s to %s: %w (%s)", r.image.ID.String()[:8], r.image.Volume, r.opts.Target,
+		damaged(r.image, err), r.stage)
+}
+
+// damaged says which part of an image a lost block or page leaves without
+// data, and makes it ErrDamaged.
+func damaged(m *image.Manifest, err error) error {
+	var lost *reader.Lost
+	if !errors.As(err, &lost) || !reader.Damaged(err) {
+		return err
+	}
+	where := "bytes " + blockExtent(m, lost.Block).String()
+	if lost.Page {
+		where = fmt.Sprintf("the map from byte %d on", lost.Block*int64(m.BlockSize))
+	}
+	if !lost.At.IsZero() && !strings.Contains(lost.Err.Error(), lost.At.Segment.String()) {
+		where += " in " + segment.Name(lost.At.Segment)
+	}
+	return fmt.Errorf("%w: image %s, %s: %w", ErrDamaged, m.ID, where, err)
+}
+
+// blockExtent returns the bytes of block n.
+func blockExtent(m *image.Manifest, n int64) block.Extent {
+	off := n * int64(m.BlockSize)
+	return block.Extent{Offset: off, Length: max(0, min(int64(m.BlockSize), m.Size-off))}
+}
