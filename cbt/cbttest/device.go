@@ -18,8 +18,7 @@ import (
 // file is a regular file or a block device, opened to be written to.
 type file struct {
 	*os.File
-	// grow makes the device size bytes long; nil if it stays as it is.
-	grow func(size int64) error
+	resize func(size int64) error
 }
 
 // File returns a regular file of zeros as a Device. It ends with the test.
@@ -36,16 +35,9 @@ func File(t testing.TB, size int64) Device {
 	return &file{f, f.Truncate}
 }
 
-// Open returns a block device, as it is, as a Device that cannot be resized.
-// It is closed when the test ends.
-func Open(t testing.TB, path string) Device {
-	t.Helper()
-	return open(t, path, nil)
-}
-
-// Loop returns a loop device of zeros, and its path. It ends with the test,
-// which is skipped where there are no loop devices.
-func Loop(t testing.TB, size int64) (Device, string) {
+// Loop returns a loop device of zeros as a Device. It ends with the test, which
+// is skipped where there are no loop devices.
+func Loop(t testing.TB, size int64) Device {
 	t.Helper()
 	if why := loop.Unavailable(t.Context()); why != "" {
 		t.Skip("SKIPPED, this needs loop devices: ", why)
@@ -63,7 +55,12 @@ func Loop(t testing.TB, size int64) (Device, string) {
 			t.Error(err)
 		}
 	})
-	grow := func(size int64) error {
+	f, err := os.OpenFile(d.Path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	resize := func(size int64) error {
 		if err := os.Truncate(backing, size); err != nil {
 			return err
 		}
@@ -73,17 +70,7 @@ func Loop(t testing.TB, size int64) (Device, string) {
 		}
 		return nil
 	}
-	return open(t, d.Path, grow), d.Path
-}
-
-func open(t testing.TB, path string, grow func(int64) error) *file {
-	t.Helper()
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { f.Close() })
-	return &file{f, grow}
+	return &file{f, resize}
 }
 
 // Size asks the kernel each time: another may have resized the device.
@@ -113,9 +100,4 @@ func (f *file) allocate(mode uint32, verb string, e block.Extent) error {
 	return err
 }
 
-func (f *file) Resize(size int64) error {
-	if f.grow == nil {
-		return fmt.Errorf("resize %s: %w", f.Name(), errors.ErrUnsupported)
-	}
-	return f.grow(size)
-}
+func (f *file) Resize(size int64) error { return f.resize(size) }
