@@ -60,7 +60,7 @@ func (m model) byRule(i Item) bool {
 	return false
 }
 
-func (m model) future(i Item) bool { return i.Time.After(m.now) }
+func (m model) future(i Item) bool { return i.Time.Sub(m.now) > 5*time.Minute }
 
 // witness is the first of the latest-dated among older images, if dated after i.
 func (m model) witness(i Item) (w Item, ok bool) {

@@ -8,8 +8,8 @@
 // count or adding a rule keeps what was kept, and so does asking again after
 // the dropped images are gone.
 //
-// Images are ordered by their number, never by their clock. An image dated
-// after now is kept, and one dated before an older image of its volume is out
+// Images are ordered by their number, never by their clock. An image dated in
+// the future is kept, and one dated before an older image of its volume is out
 // of order: neither takes a place from an image whose date can be believed, so
 // that a wrong clock, or a writer who lies about the time, pushes nothing out.
 package retention
@@ -25,6 +25,10 @@ import (
 
 // ErrNoRule means that a policy keeps nothing.
 var ErrNoRule = errors.New("no rule says what to keep")
+
+// skew is how far the clocks of two machines may be apart without either of
+// them being called wrong: the one that made an image and the one that prunes.
+const skew = 5 * time.Minute
 
 // A Policy says which images of a volume to keep. Zero means no such rule.
 //
@@ -132,7 +136,7 @@ func newHistory(verdicts []Verdict, images []Item, now time.Time) (history, erro
 	h := make(history, len(images))
 	for i := range images {
 		verdicts[i].Item = images[i]
-		h[i] = &entry{Verdict: &verdicts[i], future: images[i].Time.After(now)}
+		h[i] = &entry{Verdict: &verdicts[i], future: images[i].Time.After(now.Add(skew))}
 	}
 	slices.SortFunc(h, func(a, b *entry) int { return cmp.Compare(b.Seq, a.Seq) })
 	var latest *entry // of the images before this one

@@ -188,12 +188,12 @@ func TestIncompleteImageTakesNoPlaceFromACompleteOne(t *testing.T) {
 
 func TestImageOfTheFutureIsKeptAndTakesNoPlace(t *testing.T) {
 	now := time.Date(2026, 1, 3, 0, 0, 0, 0, time.UTC)
-	images := dated(t, "2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z", "2026-01-03T00:00:00Z", "2026-01-03T00:00:01Z")
+	images := dated(t, "2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z", "2026-01-03T00:05:00Z", "2026-01-03T00:05:01Z")
 	same(t, report(t, Policy{Last: 1, Daily: 2, Within: time.Hour}, images, now, time.UTC), `
 		- a: no rule keeps it: not one of the last 1; not within 1h; daily 2026-01-01 is before the 2 days kept
 		+ b: daily 2026-01-02
 		+ c: newest complete image | last 1 of 1 | within 1h | daily 2026-01-03
-		+ d: dated in the future, 2026-01-03T00:00:01Z: a clock was or is wrong`)
+		+ d: dated in the future, 2026-01-03T00:05:01Z: a clock was or is wrong`)
 }
 
 // Whoever writes an image for each of the last days, each dated as the last
