@@ -13,6 +13,7 @@ import (
 	"platter/image/repo"
 	"platter/image/store/dir"
 	"platter/image/store/vfs"
+	"platter/internal/job"
 )
 
 // testAlgorithm is a variable of the tests: a repository made while it is set
@@ -77,6 +78,38 @@ func vacant(path string) error {
 		return advise(fmt.Errorf("init %s: the directory holds other files (%s) and no repository", path, other), "name an empty directory, or one that does not exist yet")
 	}
 	return nil
+}
+
+func runStats(ctx context.Context, c *call, _ []string) error {
+	env, done, err := c.reading(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	s, err := job.Stats(ctx, env)
+	if err != nil {
+		return err
+	}
+	if c.term.json {
+		c.term.object("stats", s)
+		return nil
+	}
+	var t table
+	t.row("repository", s.Repository+" in "+env.Repo.Store.Location())
+	t.row("images", fmt.Sprintf("%d of %s, of %s in all", s.Images, plural(s.Volumes, "volume"), bytesText(s.Logical)))
+	t.row("blocks", fmt.Sprintf("%d in %s, %s before compression", s.Blocks, plural(s.Segments, "segment"), bytesText(s.Plain)))
+	t.row("stored", fmt.Sprintf("%s%s", bytesText(s.Stored), ratio(s.Logical, s.Stored)))
+	t.row("condemned", bytesText(s.Condemned))
+	c.term.table(t)
+	return nil
+}
+
+// ratio says how many times the stored bytes the images are.
+func ratio(logical, stored int64) string {
+	if stored <= 0 || logical <= 0 {
+		return ""
+	}
+	return fmt.Sprintf(", 1/%.1f of the images", float64(logical)/float64(stored))
 }
 
 // version is set by the linker where the build knows better than the module.

@@ -60,7 +60,7 @@ func (p *progress) update(j job.Progress) {
 		return
 	}
 	p.shown = now
-	rate := p.rate()
+	rate := p.rate(j)
 	if p.terminal.json {
 		p.terminal.object("status", struct {
 			job.Progress
@@ -72,14 +72,14 @@ func (p *progress) update(j job.Progress) {
 	p.terminal.redraw(progressLine(j, rate))
 }
 
-// rate is the bytes per second of the last rateWindow.
-func (p *progress) rate() int64 {
+// rate is the bytes per second of the last rateWindow; at first, those since
+// the work began.
+func (p *progress) rate(j job.Progress) int64 {
 	first, last := p.samples[0], p.samples[len(p.samples)-1]
-	took := last.at.Sub(first.at).Seconds()
-	if took <= 0 {
-		return 0
+	if took := last.at.Sub(first.at); took > 0 {
+		return perSecond(last.done-first.done, took)
 	}
-	return int64(float64(last.done-first.done) / took)
+	return perSecond(j.Done, j.Elapsed)
 }
 
 // left is the time that is left at this rate, 0 while unknown.

@@ -47,6 +47,30 @@ image a snapshot of it, or say --live.`,
 			"Lists this machine's block devices with what is on them and the name that a\nvolume of each would have.",
 			"platter devices\nplatter devices --json", nil, runDevices},
 
+		{"images", "[VOLUME]", "look", "list images",
+			"Lists the images of the repository, or of one volume, oldest first.",
+			"platter images\nplatter images --json db1/root", nil, runImages},
+		{"show", "IMAGE", "look", "show all about one image",
+			"Shows what an image is of, when and how it was made, and what it cost.\n\n" + imageGrammar,
+			"platter show latest\nplatter show db1/root@2026-01-31T03:00:00Z", nil, runShow},
+		{"diff", "IMAGE IMAGE", "look", "list where two images differ",
+			"Lists the extents in which two images differ. Only their maps are read, and\nof those only the parts that differ.\n\n" + imageGrammar,
+			"platter diff db1/root@2026-01-30 db1/root", nil, runDiff},
+		{"stats", "", "look", "sum up the repository",
+			"Counts volumes, images and segments, and tells what they hold and take.",
+			"platter stats\nplatter stats --json", nil, runStats},
+
+		{"restore", "IMAGE TARGET", "return", "write an image back to a disk or a file",
+			`Writes IMAGE to TARGET: a disk, a partition, or a file, which is made if it does
+not exist. Shows the plan and asks first; without a terminal, --yes says so.
+Every block is checked before it is written, and TARGET is read back at the end.
+
+A target that is mounted, in use, too small or otherwise wrong is refused
+before anything is written.
+
+` + imageGrammar,
+			"platter restore latest /dev/sdb\nplatter restore --yes db1/root@2026-01-31 /var/tmp/root.img", restoreFlags(), runRestore},
+
 		{"prune", "[VOLUME...]", "keep", "forget images by rules",
 			`Forgets the images that no rule keeps, of the volumes given or of all. Rules
 apply to each volume by itself; without any rule nothing is done. The space is

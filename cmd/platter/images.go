@@ -1,0 +1,156 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"platter/image"
+	"platter/internal/job"
+)
+
+// An imageLine is one image of `images --json`. Its keys are a promise to
+// scripts: more may be added, and none of them is called id.
+type imageLine struct {
+	ID         string    `json:"id"`
+	Volume     string    `json:"volume"`
+	Seq        uint64    `json:"seq"`
+	Time       time.Time `json:"time"`
+	Finished   time.Time `json:"finished"`
+	Size       int64     `json:"size"` // bytes of the device
+	Host       string    `json:"host"`
+	Set        string    `json:"set,omitempty"`
+	Tags       []string  `json:"tags,omitempty"`
+	Device     string    `json:"device"`
+	BlockSize  int       `json:"block_size"`
+	Parent     string    `json:"parent,omitempty"`
+	Tracker    string    `json:"tracker"`
+	Fuzzy      bool      `json:"fuzzy"`
+	Unreadable int64     `json:"unreadable_bytes"`
+	Warnings   int       `json:"warnings"`
+	Read       int64     `json:"read_bytes"`
+	Unchanged  int64     `json:"unchanged_bytes"`
+	New        int64     `json:"new_bytes"`
+	Stored     int64     `json:"stored_bytes"` // with its share of maps and footers
+}
+
+func lineOf(m *image.Manifest) imageLine {
+	l := imageLine{
+		ID: m.ID.String(), Volume: m.Volume, Seq: m.Seq, Time: m.Time, Finished: m.Done, Size: m.Size, Host: m.Host,
+		Set: m.Set, Tags: m.Tags, Device: m.Device.Path, BlockSize: m.BlockSize, Tracker: m.Tracker.Name,
+		Fuzzy: m.Fuzzy, Unreadable: unreadable(m), Warnings: len(m.Warnings),
+		Read: m.Stats.Read, Unchanged: m.Stats.Unchanged, New: m.Stats.New, Stored: m.Stats.Stored + m.Stats.Overhead,
+	}
+	if m.Tracker.Parent != (image.ImageID{}) {
+		l.Parent = m.Tracker.Parent.String()
+	}
+	return l
+}
+
+func runImages(ctx context.Context, c *call, args []string) error {
+	env, done, err := c.reading(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	list, err := job.Images(ctx, env, strings.Join(args, ""))
+	if err != nil {
+		return err
+	}
+	if c.term.json {
+		for _, m := range list {
+			c.term.object("image", lineOf(m))
+		}
+		return nil
+	}
+	if len(list) == 0 {
+		c.term.notef("no images")
+		return nil
+	}
+	var t table
+	t.row("ID", "TIME", "VOLUME", "SIZE", "READ", "STORED", "NOTES")
+	for _, m := range list {
+		t.row(m.ID.String()[:shortID], timeText(m.Time), m.Volume, bytesText(m.Size), bytesText(m.Stats.Read),
+			bytesText(m.Stats.Stored+m.Stats.Overhead), strings.Join(notes(m), ", "))
+	}
+	c.term.table(t)
+	return nil
+}
+
+func runShow(ctx context.Context, c *call, args []string) error {
+	env, done, err := c.reading(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	m, err := job.Find(ctx, env, args[0])
+	if err != nil {
+		return err
+	}
+	if c.term.json {
+		c.term.object("image", m)
+		return nil
+	}
+	c.term.table(describe(m))
+	return nil
+}
+
+// describe is all about an image, a fact to a row.
+func describe(m *image.Manifest) table {
+	var t table
+	t.row("image", m.ID)
+	t.row("volume", fmt.Sprintf("%s, number %d", m.Volume, m.Seq))
+	t.row("taken", fmt.Sprintf("%s on %s, in %s, by platter %s", timeText(m.Time), m.Host, tookText(m.Done.Sub(m.Time)), m.Tool))
+	if len(m.Tags) > 0 {
+		t.row("tags", strings.Join(m.Tags, ", "))
+	}
+	t.row("size", fmt.Sprintf("%s (%d bytes), %s of %s", bytesText(m.Size), m.Size, plural(m.Blocks(), "block"), formatSize(int64(m.BlockSize))))
+	t.row("compared", trackingText(m))
+	s := m.Stats
+	t.row("read", fmt.Sprintf("%s; zero %s, unchanged %s, known %s, new %s", bytesText(s.Read), bytesText(s.Zero), bytesText(s.Unchanged), bytesText(s.Known), bytesText(s.New)))
+	t.row("stored", fmt.Sprintf("%s, and %s for maps and footers", bytesText(s.Stored), bytesText(s.Overhead)))
+	if m.Fuzzy {
+		t.row("fuzzy", "the device was written to while it was read")
+	}
+	for _, e := range m.Unreadable {
+		t.row("unreadable", fmt.Sprintf("%s at %d; the image holds zeros there", bytesText(e.Length), e.Offset))
+	}
+	for _, w := range m.Warnings {
+		t.row("warning", w)
+	}
+	describeDevice(&t, m.Device)
+	return t
+}
+
+func runDiff(ctx context.Context, c *call, args []string) error {
+	env, done, err := c.reading(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	d, err := job.Diff(ctx, env, args[0], args[1])
+	if err != nil {
+		return err
+	}
+	if c.term.json {
+		for _, e := range d.Extents {
+			c.term.object("extent", e)
+		}
+		c.term.object("summary", struct {
+			Extents int   `json:"extents"`
+			Bytes   int64 `json:"bytes"`
+		}{len(d.Extents), d.Bytes})
+		return nil
+	}
+	var t table
+	if len(d.Extents) > 0 {
+		t.row("OFFSET", "LENGTH")
+	}
+	for _, e := range d.Extents {
+		t.row(e.Offset, e.Length)
+	}
+	c.term.table(t)
+	c.term.summaryf("%s in %s differ\n", bytesText(d.Bytes), plural(len(d.Extents), "extent"))
+	return nil
+}

@@ -1,0 +1,140 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"platter/block"
+	"platter/internal/job"
+)
+
+func runRestore(ctx context.Context, c *call, args []string) error {
+	env, done, err := c.reading(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	report, err := job.Restore(ctx, env, job.RestoreOptions{
+		Image: args[0], Target: args[1], InPlace: c.opts.inPlace, NoReadBack: c.opts.noReadBack, DryRun: c.opts.dryRun,
+		Confirm: c.confirm, LimitWrite: c.opts.limitWrite,
+	})
+	c.term.clear()
+	if err != nil {
+		return adviseRestore(err)
+	}
+	if c.opts.dryRun {
+		c.printPlan(report.Plan)
+		return nil
+	}
+	c.printRestore(report)
+	return nil
+}
+
+func adviseRestore(err error) error {
+	if errors.Is(err, job.ErrConfirm) && !errors.As(err, new(advised)) {
+		return advise(err, "nothing was written; look at the plan with --dry-run, then say --yes")
+	}
+	return err
+}
+
+// confirm shows the plan and asks, where there is something to lose and
+// somebody to ask.
+func (c *call) confirm(p *job.RestorePlan) (bool, error) {
+	if c.opts.dryRun {
+		return true, nil
+	}
+	if c.term.json {
+		c.printPlan(p)
+	} else if !c.term.quiet || p.Destroys != "" && !c.opts.yes {
+		c.term.notef("%s", planHead(p))
+		for _, line := range planLines(p) {
+			c.term.notef("  %s", line)
+		}
+	}
+	switch {
+	case p.Destroys == "" || c.opts.yes:
+		return true, nil
+	case !c.term.asks:
+		return false, advise(fmt.Errorf("restore to %s: this would destroy what is there, and there is no terminal to ask on: %w", p.Target.Path, job.ErrConfirm),
+			"nothing was written; if this is what you want, say --yes")
+	}
+	answer, err := c.term.ask(fmt.Sprintf("All data on %s will be lost. Type yes to go on: ", clean(p.Target.Path)))
+	return answer == "yes", err
+}
+
+func (c *call) printPlan(p *job.RestorePlan) {
+	if c.term.json {
+		c.term.object("plan", p)
+		return
+	}
+	c.term.printf("%s\n", planHead(p))
+	for _, line := range planLines(p) {
+		c.term.printf("  %s\n", line)
+	}
+}
+
+func planHead(p *job.RestorePlan) string {
+	m := p.Image
+	return fmt.Sprintf("restore image %s of %s, taken %s, %s", m.ID.String()[:shortID], m.Volume, timeText(m.Time), bytesText(m.Size))
+}
+
+func planLines(p *job.RestorePlan) []string {
+	lines := []string{"to " + targetText(p)}
+	if p.Destroys != "" {
+		lines = append(lines, "destroys: "+p.Destroys)
+	}
+	for i, s := range p.Steps {
+		lines = append(lines, fmt.Sprintf("%d. %s", i+1, s))
+	}
+	for _, n := range p.Notices {
+		lines = append(lines, "notice: "+n)
+	}
+	return lines
+}
+
+func targetText(p *job.RestorePlan) string {
+	if p.Create {
+		return p.Target.Path + ", a new file"
+	}
+	return describeTarget(p.Target)
+}
+
+// describeTarget tells a device from the one beside it.
+func describeTarget(d block.Info) string {
+	words := []string{d.Path, d.Kind, bytesText(d.Size), d.Model}
+	if d.Serial != "" {
+		words = append(words, "serial "+d.Serial)
+	}
+	if c := contentText(d); c != "" {
+		words = append(words, "holding "+c)
+	}
+	var said []string
+	for _, w := range words {
+		if w != "" {
+			said = append(said, w)
+		}
+	}
+	return strings.Join(said, ", ")
+}
+
+func (c *call) printRestore(r *job.RestoreReport) {
+	if c.term.json {
+		c.term.object("summary", r)
+		return
+	}
+	m := r.Plan.Image
+	c.term.summaryf("%s: image %s of %s restored in %s, %s/s\n", r.Plan.Target.Path, m.ID.String()[:shortID], m.Volume,
+		tookText(r.Elapsed), bytesText(perSecond(m.Size, r.Elapsed)))
+	c.term.summaryf("  written %s, zeroed %s, equal already %s\n", bytesText(r.Written), bytesText(r.Zeroed), bytesText(r.Kept))
+	if r.ReadBack {
+		c.term.summaryf("  read back: every block is the image's\n")
+	} else {
+		c.term.summaryf("  not read back\n")
+	}
+	// Those of the plan were shown with it.
+	for _, n := range r.Notices[min(len(r.Plan.Notices), len(r.Notices)):] {
+		c.term.notef("  notice: %s", n)
+	}
+}
