@@ -21,10 +21,7 @@ func (s system) identify(n node, info *Info) {
 		return
 	}
 	info.Kind = KindPartition
-	id := s.udev(n, "ID_PART_ENTRY_UUID")
-	if id == "" {
-		id = strings.TrimSpace(uevent(n, "PARTUUID"))
-	}
+	id := first(s.udev(n, "ID_PART_ENTRY_UUID"), uevent(n, "PARTUUID"), s.tableID(disk, part))
 	if info.Name == "" && id != "" {
 		info.Name = "partition-" + blankless(id)
 	} else if info.Name != "" {
@@ -36,6 +33,30 @@ func (s system) identify(n node, info *Info) {
 	case info.Identity != "":
 		info.Identity = fmt.Sprintf("%s/p%d", info.Identity, part)
 	}
+}
+
+// tableID asks a disk's own table for the ID of a partition, where neither
+// udev nor the kernel has noted it.
+func (s system) tableID(disk node, number int) string {
+	h, err := openHandle(s.path(disk), os.O_RDONLY|unix.O_NONBLOCK|unix.O_DIRECT, 0)
+	if err != nil {
+		return ""
+	}
+	defer h.Close()
+	src := &source{direct: h}
+	if src.info, err = describe(s.path(disk), h); err != nil {
+		return ""
+	}
+	table, _ := Probe(readerAt{src}, src.info.Size, src.info.LogicalSector)
+	if table == nil {
+		return ""
+	}
+	for _, p := range table.Partitions {
+		if p.Number == number {
+			return strings.ToLower(p.ID)
+		}
+	}
+	return ""
 }
 
 // identifyDisk handles what is not a partition. It leaves the name empty when

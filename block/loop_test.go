@@ -21,7 +21,11 @@ func attach(t *testing.T, file string, args ...string) string {
 	if _, err := os.Stat("/dev/loop-control"); err != nil {
 		t.Skipf("NOT TESTED: no loop devices: %v", err)
 	}
-	dev := strings.TrimSpace(run1(t, "losetup", append([]string{"-f", "--show"}, append(args, file)...)...))
+	out, err := exec.Command("losetup", append([]string{"-f", "--show"}, append(args, file)...)...).Output()
+	if err != nil {
+		t.Fatalf("losetup %s: %v", file, err)
+	}
+	dev := strings.TrimSpace(string(out))
 	t.Cleanup(func() { _ = exec.Command("losetup", "-d", dev).Run() })
 	return dev
 }

@@ -35,15 +35,18 @@ func (p *TargetPlan) checkPlace() error {
 	return p.refuseUsed(used)
 }
 
-// byWeight orders usages by what people want to be told first.
-func byWeight(a, b Usage) int {
-	if a.Writes != b.Writes {
-		if a.Writes {
-			return 1
-		}
-		return -1
+// byWeight orders usages by what people want to be told of: of the loop device
+// that a file is attached to last, as more may be done with that.
+func byWeight(a, b Usage) int { return a.weight() - b.weight() }
+
+func (u Usage) weight() int {
+	switch {
+	case u.Kind == UsedLoop:
+		return 0
+	case !u.Writes:
+		return 1
 	}
-	return strings.Compare(b.Kind, a.Kind)
+	return 2
 }
 
 func (p *TargetPlan) checkCarries(t *tally, what, dir string) error {
