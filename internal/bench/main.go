@@ -24,7 +24,7 @@ import (
 type options struct {
 	platter, dir, write, only string
 	rounds                    int
-	disksOnly, huge           bool
+	disksOnly, huge, many     bool
 }
 
 func main() {
@@ -36,6 +36,7 @@ func main() {
 	flag.IntVar(&o.rounds, "rounds", 3, "rounds")
 	flag.BoolVar(&o.disksOnly, "disks-only", false, "make the disks and stop")
 	flag.BoolVar(&o.huge, "huge", true, "measure the huge, nearly empty disk too")
+	flag.BoolVar(&o.many, "many", true, "measure a repository of ten million blocks too")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -77,6 +78,11 @@ func run(ctx context.Context, o options) error {
 	}
 	if o.huge && chosen[0].name == "platter" {
 		if rep.huge, err = r.huge(ctx, chosen[0]); err != nil {
+			return err
+		}
+	}
+	if o.many && chosen[0].name == "platter" {
+		if rep.many, err = r.many(ctx, platter); err != nil {
 			return err
 		}
 	}

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"platter/internal/bench/workload"
 )
 
 // A report is what a whole run found.
@@ -17,6 +19,7 @@ type report struct {
 	tools   []tool
 	samples map[string]map[string][]sample
 	huge    *hugeFigures // nil if not measured
+	many    *manyFigures // the same
 	rounds  int
 	facts   []string // machine and versions, one line each
 	when    time.Time
@@ -103,6 +106,12 @@ func (r *report) targets() []target {
 		size("peak memory, 8 TiB disk with 4 GiB of data", max(h.Full.Peak, h.Second.Peak), 256*mib, "")
 		size("read on its second night", h.Second.Read, 4096*mib+4096*mib/20, "")
 	}
+	if m := r.many; m != nil {
+		limit := 2 * time.Minute
+		all = append(all, target{"catalog rebuild, ten million blocks", fmt.Sprintf("%.1f s", m.Rebuild.Wall.Seconds()), "≤ 120 s", m.Rebuild.Wall <= limit})
+		size("its peak memory", m.Rebuild.Peak, 256*mib, "")
+		size("peak memory, 1 GiB restored of it without a catalog", m.Cold.Peak, 256*mib, "")
+	}
 	return all
 }
 
@@ -145,6 +154,13 @@ func (r *report) markdown() string {
 		for i, s := range []sample{h.Full, h.Second} {
 			fmt.Fprintf(&b, "| %s | %.1f | %.1f | %d | %d | %d |\n", []string{"first", fmt.Sprintf("second (%d MiB changed)", h.Changed/mib)}[i],
 				s.Wall.Seconds(), s.CPU.Seconds(), s.Peak/mib, s.Read/mib, s.Stored/mib)
+		}
+	}
+	if m := r.many; m != nil {
+		fmt.Fprintf(&b, "\n### A repository of %.1f million blocks\n\n| run | wall s | CPU s | peak MiB | read MiB |\n|---|---|---|---|---|\n", float64(workload.ManyBlocks)/1e6)
+		for i, s := range []sample{m.Rebuild, m.Cold} {
+			fmt.Fprintf(&b, "| %s | %.1f | %.1f | %d | %d |\n", []string{"catalog rebuild", "restore of 1 GiB without a catalog"}[i],
+				s.Wall.Seconds(), s.CPU.Seconds(), s.Peak/mib, s.Read/mib)
 		}
 	}
 	b.WriteString("\n### Commands\n\n| tool | step | command |\n|---|---|---|\n")
