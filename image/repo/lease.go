@@ -136,12 +136,15 @@ func (h *Holder) renew(ctx context.Context) error {
 // drop removes the objects of the lease, also those that a renewal may have
 // left.
 func (h *Holder) drop(ctx context.Context) {
-	_ = h.repo.Store.List(ctx, "leases/"+h.lease.Run+"/", func(o store.Info) error {
-		return h.repo.Store.Delete(ctx, o.Name)
+	_ = h.repo.Store.List(ctx, "leases/", func(o store.Info) error {
+		if strings.HasPrefix(o.Name, "leases/"+h.lease.Run+"-") {
+			return h.repo.Store.Delete(ctx, o.Name)
+		}
+		return nil
 	})
 }
 
-func leaseName(run string, seq int) string { return fmt.Sprintf("leases/%s/%08x", run, seq) }
+func leaseName(run string, seq int) string { return fmt.Sprintf("leases/%s-%08x", run, seq) }
 
 // Leases returns the newest lease of every run that may still be at work, and
 // the names of objects left by runs that are not. An unreadable one is an

@@ -25,6 +25,10 @@ func Prune(ctx context.Context, env *Env, opts PruneOptions) (*PruneReport, erro
 	if err != nil {
 		return nil, err
 	}
+	// Images are dated by the clocks of those who made them, here most often.
+	if here := time.Now(); here.After(now) {
+		now = here
+	}
 	report := &PruneReport{DryRun: opts.DryRun}
 	zone := opts.Zone
 	if zone == nil {
