@@ -65,7 +65,7 @@ func (s *Set) Next(off int64) (e block.Extent, ok bool) {
 	}
 	end := s.size
 	if u, ok := s.first(first, false); ok {
-		end = min(end, u<<s.shift)
+		end = u << s.shift
 	}
 	from := max(off, first<<s.shift)
 	return block.Extent{Offset: from, Length: end - from}, true
