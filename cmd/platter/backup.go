@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"platter/internal/job"
 )
@@ -46,7 +45,7 @@ func (c *call) printBackup(r *job.BackupReport) {
 		bytesText(s.Read), bytesText(perSecond(s.Read, r.Elapsed)), bytesText(s.Zero), bytesText(s.Unchanged), bytesText(s.Known), bytesText(s.New))
 	c.term.summaryf("  stored %s, and %s for maps and footers\n", bytesText(s.Stored), bytesText(s.Overhead))
 	for _, w := range m.Warnings {
-		c.term.notef("  warning: %s", w)
+		c.term.notef("platter: %s: %s", m.Volume, w)
 	}
 }
 
@@ -57,10 +56,10 @@ func incomplete(r *job.BackupReport) error {
 	switch {
 	case len(m.Unreadable) > 0:
 		first := m.Unreadable[0]
-		return fmt.Errorf("backup %s: %s in %s could not be read, the first at %d; the image holds zeros there: %w",
-			m.Device.Path, bytesText(unreadable(m)), plural(len(m.Unreadable), "range"), first.Offset, errIncomplete)
+		return incompletef("backup %s: %s in %s could not be read, the first at %d; the image holds zeros there",
+			m.Device.Path, bytesText(unreadable(m)), plural(len(m.Unreadable), "range"), first.Offset)
 	case m.Fuzzy:
-		return advise(fmt.Errorf("backup %s: the image is fuzzy: the device was in use while it was read: %w", m.Device.Path, errIncomplete),
+		return advise(incompletef("backup %s: the image is fuzzy: the device was in use while it was read", m.Device.Path),
 			"for a still image, stop what writes to the device, or image a snapshot of it")
 	}
 	return nil

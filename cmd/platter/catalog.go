@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 
 	"platter/catalog"
 )
@@ -23,12 +22,12 @@ func runCatalogRebuild(ctx context.Context, c *call, _ []string) error {
 	}
 	if c.term.json {
 		c.term.object("summary", report)
-		return nil
+	} else {
+		c.term.summaryf("catalog of %s and %s (%s) made in %s\n", plural(report.ManifestsAdded, "image"), plural(report.Added, "segment"),
+			plural(report.Records, "record"), tookText(report.Elapsed))
 	}
-	c.term.summaryf("catalog of %s and %s (%s) made in %s\n", plural(report.ManifestsAdded, "image"), plural(report.Added, "segment"),
-		plural(report.Records, "record"), tookText(report.Elapsed))
 	if report.Skipped > 0 {
-		return fmt.Errorf("catalog rebuild: %s could not be read; see what that means with: platter verify: %w", plural(report.Skipped, "object"), errIncomplete)
+		return advise(incompletef("catalog rebuild: %s could not be read", plural(report.Skipped, "object")), "see what that means with: platter verify")
 	}
 	return nil
 }

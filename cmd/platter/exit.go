@@ -115,12 +115,23 @@ func advise(err error, format string, args ...any) error {
 }
 
 // usagef is a mistake in the command line.
-func usagef(format string, args ...any) error { return mistake{fmt.Sprintf(format, args...)} }
+func usagef(format string, args ...any) error {
+	return marked{fmt.Sprintf(format, args...), job.ErrUsage}
+}
 
-type mistake struct{ text string }
+// incompletef is work that is done, yet not all of it can be trusted.
+func incompletef(format string, args ...any) error {
+	return marked{fmt.Sprintf(format, args...), errIncomplete}
+}
 
-func (m mistake) Error() string   { return m.text }
-func (m mistake) Is(e error) bool { return e == job.ErrUsage }
+// A marked error is of a kind, which its text need not say.
+type marked struct {
+	text string
+	kind error
+}
+
+func (m marked) Error() string   { return m.text }
+func (m marked) Is(e error) bool { return e == m.kind }
 
 // complain prints what went wrong, once, and returns the exit status.
 func complain(ctx context.Context, t *terminal, err error) int {

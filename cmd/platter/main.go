@@ -47,7 +47,7 @@ func interruptible(t *terminal) (context.Context, func()) {
 		case <-done:
 			return
 		}
-		t.notef("platter: stopping; once more to stop at once")
+		t.interrupt()
 		select {
 		case <-signals:
 			os.Exit(exitInterrupted)

@@ -61,15 +61,15 @@ func defaults() *options {
 const systemDir = "/var/lib/platter"
 
 // dataDir is where a repository lives when nobody says where.
-func dataDir() string { return homeDir("XDG_DATA_HOME", ".local/share") }
+func dataDir() string { return homeDir(os.Getuid(), "XDG_DATA_HOME", ".local/share") }
 
 // stateDir is where catalogs live when nobody says where.
-func stateDir() string { return homeDir("XDG_STATE_HOME", ".local/state") }
+func stateDir() string { return homeDir(os.Getuid(), "XDG_STATE_HOME", ".local/state") }
 
 // homeDir is the system's folder for root, and the one that the XDG base
 // directory rules give to anybody else.
-func homeDir(variable, otherwise string) string {
-	if os.Getuid() == 0 {
+func homeDir(uid int, variable, otherwise string) string {
+	if uid == 0 {
 		return systemDir
 	}
 	if dir := os.Getenv(variable); filepath.IsAbs(dir) {

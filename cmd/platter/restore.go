@@ -18,7 +18,8 @@ func runRestore(ctx context.Context, c *call, args []string) error {
 	defer done()
 	report, err := job.Restore(ctx, env, job.RestoreOptions{
 		Image: args[0], Target: args[1], InPlace: c.opts.inPlace, NoReadBack: c.opts.noReadBack, DryRun: c.opts.dryRun,
-		Confirm: c.confirm, LimitWrite: c.opts.limitWrite,
+		Confirm:    func(p *job.RestorePlan) (bool, error) { return c.confirm(ctx, p) },
+		LimitWrite: c.opts.limitWrite,
 	})
 	c.term.clear()
 	if err != nil {
@@ -41,7 +42,7 @@ func adviseRestore(err error) error {
 
 // confirm shows the plan and asks, where there is something to lose and
 // somebody to ask.
-func (c *call) confirm(p *job.RestorePlan) (bool, error) {
+func (c *call) confirm(ctx context.Context, p *job.RestorePlan) (bool, error) {
 	if c.opts.dryRun {
 		return true, nil
 	}
@@ -60,7 +61,7 @@ func (c *call) confirm(p *job.RestorePlan) (bool, error) {
 		return false, advise(fmt.Errorf("restore to %s: this would destroy what is there, and there is no terminal to ask on: %w", p.Target.Path, job.ErrConfirm),
 			"nothing was written; if this is what you want, say --yes")
 	}
-	answer, err := c.term.ask(fmt.Sprintf("All data on %s will be lost. Type yes to go on: ", clean(p.Target.Path)))
+	answer, err := c.term.ask(ctx, fmt.Sprintf("All data on %s will be lost. Type yes to go on: ", clean(p.Target.Path)))
 	return answer == "yes", err
 }
 

@@ -55,6 +55,8 @@ func TestScripts(t *testing.T) {
 			"json":   scriptJSON,
 			"hold":   scriptHold,
 			"loop":   scriptLoop,
+			"tmpfs":  scriptTmpfs,
+			"mount":  scriptMount,
 			"setenv": scriptSetenv,
 		},
 	})
@@ -229,6 +231,24 @@ func scriptLoop(ts *testscript.TestScript, neg bool, args []string) {
 	device := strings.TrimSpace(string(out))
 	ts.Defer(func() { _ = exec.Command("losetup", "--detach", device).Run() })
 	ts.Setenv(args[0], device)
+}
+
+// tmpfs DIR SIZE mounts a file system of so many bytes until the script ends.
+func scriptTmpfs(ts *testscript.TestScript, neg bool, args []string) {
+	n, err := parseSize(args[1])
+	ts.Check(err)
+	mount(ts, "tmpfs", ts.MkAbs(args[0]), "tmpfs", fmt.Sprintf("size=%d", n))
+}
+
+// mount DEVICE DIR TYPE mounts a file system until the script ends.
+func scriptMount(ts *testscript.TestScript, neg bool, args []string) {
+	mount(ts, args[0], ts.MkAbs(args[1]), args[2], "")
+}
+
+func mount(ts *testscript.TestScript, source, dir, kind, options string) {
+	ts.Check(os.MkdirAll(dir, 0o755))
+	ts.Check(unix.Mount(source, dir, kind, 0, options))
+	ts.Defer(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
 }
 
 // setenv NAME FILE [FIELD] sets a variable to a field of FILE's first line.

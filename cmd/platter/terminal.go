@@ -2,7 +2,9 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -121,28 +123,56 @@ func (t *terminal) wrote(_ int, err error) {
 	}
 }
 
-// ask puts a question and returns the line that answers it.
-func (t *terminal) ask(question string) (string, error) {
+// ask puts a question and returns the line that answers it. When ctx ends, so
+// does the wait.
+func (t *terminal) ask(ctx context.Context, question string) (string, error) {
 	t.mu.Lock()
-	defer t.mu.Unlock()
 	t.wipe()
 	fmt.Fprint(t.err, question)
-	var answer []byte
-	// One byte at a time: what follows the line is not ours to take.
-	for b := make([]byte, 1); len(answer) < 1024; {
-		n, err := t.in.Read(b)
+	t.mu.Unlock()
+	type reply struct {
+		text string
+		err  error
+	}
+	// A read of a terminal cannot be called off: when nobody answers, it ends
+	// with the process.
+	replies := make(chan reply, 1)
+	go func() {
+		text, err := readLine(t.in)
+		replies <- reply{text, err}
+	}()
+	select {
+	case r := <-replies:
+		return r.text, r.err
+	case <-ctx.Done():
+		return "", context.Cause(ctx)
+	}
+}
+
+// readLine reads one line, a byte at a time: what follows it is not ours.
+func readLine(r io.Reader) (string, error) {
+	var line []byte
+	for b := make([]byte, 1); len(line) < 1024; {
+		n, err := r.Read(b)
 		if n == 1 && b[0] == '\n' {
-			return strings.TrimSpace(string(answer)), nil
+			return strings.TrimSpace(string(line)), nil
 		}
-		if n == 1 {
-			answer = append(answer, b[0])
-		}
+		line = append(line, b[:n]...)
 		if err != nil {
-			fmt.Fprintln(t.err)
 			return "", fmt.Errorf("read the answer: %w", err)
 		}
 	}
-	return "", fmt.Errorf("read the answer: longer than a line")
+	return "", errors.New("read the answer: it does not end")
+}
+
+// interrupt tells of a signal. It waits for nobody, so that a second signal is
+// heard even while somebody is stuck printing.
+func (t *terminal) interrupt() {
+	if t.mu.TryLock() {
+		defer t.mu.Unlock()
+		t.wipe()
+	}
+	fmt.Fprint(t.err, "platter: stopping; once more to stop at once\n")
 }
 
 // A table is lined up by columns when it is printed. Its cells are harmless.

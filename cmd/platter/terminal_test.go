@@ -2,8 +2,10 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"strings"
 	"testing"
 	"unicode"
@@ -94,7 +96,7 @@ func TestAskTakesOneLineAndNoMore(t *testing.T) {
 	term, _, errs := screen()
 	in := strings.NewReader(" yes \nnext")
 	term.in = in
-	answer, err := term.ask("go on? ")
+	answer, err := term.ask(t.Context(), "go on? ")
 	if answer != "yes" || err != nil || in.Len() != len("next") {
 		t.Errorf("got %q, %v with %d bytes left", answer, err, in.Len())
 	}
@@ -102,7 +104,27 @@ func TestAskTakesOneLineAndNoMore(t *testing.T) {
 		t.Errorf("asked %q", errs)
 	}
 	term.in = strings.NewReader("ye")
-	if answer, err := term.ask("go on? "); err == nil {
+	if answer, err := term.ask(t.Context(), "go on? "); err == nil {
 		t.Errorf("an answer cut short was taken as %q", answer)
+	}
+	term.in = strings.NewReader(strings.Repeat("y", 5000))
+	if answer, err := term.ask(t.Context(), "go on? "); err == nil {
+		t.Errorf("an answer without end was taken as %q", answer)
+	}
+}
+
+func TestASignalEndsTheWaitForAnAnswer(t *testing.T) {
+	term, _, errs := screen()
+	in, out := io.Pipe()
+	defer out.Close()
+	term.in = in
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(errInterrupted)
+	if answer, err := term.ask(ctx, "go on? "); !errors.Is(err, errInterrupted) {
+		t.Errorf("got %q, %v; want %v", answer, err, errInterrupted)
+	}
+	term.interrupt()
+	if !strings.Contains(errs.String(), "stopping") {
+		t.Errorf("printed %q", errs)
 	}
 }
