@@ -33,6 +33,15 @@ type Ref struct {
 // The error is visit's own, that of ctx, or a *Lost for the first block that
 // could not be had. Read returns when no visit is running any more.
 func (r *Reader) Read(ctx context.Context, refs []Ref, visit func(first int64, plain []byte) error) error {
+	lost, err := r.Salvage(ctx, refs, visit)
+	if err == nil && len(lost) > 0 {
+		err = lost[0]
+	}
+	return err
+}
+
+// Salvage is Read that returns, in order of refs, all that could not be had.
+func (r *Reader) Salvage(ctx context.Context, refs []Ref, visit func(first int64, plain []byte) error) ([]*Lost, error) {
 	b := &batch{
 		reader: r, kind: segment.Data, stride: r.stride, refs: refs,
 		fits: r.fitsBlock,
@@ -46,11 +55,7 @@ func (r *Reader) Read(ctx context.Context, refs []Ref, visit func(first int64, p
 		},
 		visit: visit,
 	}
-	lost, err := b.read(ctx)
-	if err == nil && len(lost) > 0 {
-		err = lost[0]
-	}
-	return err
+	return b.read(ctx)
 }
 
 // Locate sets At of each ref to where its block is stored as a record of the

@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 
 	"platter/image"
 	"platter/image/segment"
@@ -81,20 +80,21 @@ func (b *batch) decode(ctx context.Context, w *worker, t task) ([]slot, error) {
 }
 
 func (b *batch) decodeOne(w *worker, f *segment.Footer, rec int, items []item, stored, plain []byte) error {
-	var err error
+	name := func(err error) error {
+		return fmt.Errorf("%s at %d: record %d: %w", segment.Name(f.ID), f.Records[rec].Offset, rec, err)
+	}
 	if b.kind == segment.Pages {
 		// Hints are no part of a page's ID: only the checksum speaks for them.
-		err = f.Decode(w.codec, plain, stored, rec)
-	} else {
-		err = w.codec.Decode(plain, stored, f.Records[rec].Flags)
+		if err := f.Decode(w.codec, plain, stored, rec); err != nil {
+			return err
+		}
+	} else if err := w.codec.Decode(plain, stored, f.Records[rec].Flags); err != nil {
+		return name(err)
 	}
-	if err == nil {
-		err = b.check(w, items, plain)
+	if err := b.check(w, items, plain); err != nil {
+		return name(err)
 	}
-	if err != nil && !strings.HasPrefix(err.Error(), segment.Name(f.ID)) {
-		err = fmt.Errorf("%s at %d: record %d: %w", segment.Name(f.ID), f.Records[rec].Offset, rec, err)
-	}
-	return err
+	return nil
 }
 
 // deliver hands out blocks, together where they follow each other in the image
