@@ -12,7 +12,7 @@ package layering
 // that and all below it. The line that names a package most closely counts.
 type Layer struct {
 	Packages string // one pattern
-	Imports  string // patterns, apart by spaces; of lines above
+	Imports  string // patterns, separated by spaces
 	What     string // the packages in a few words
 }
 
