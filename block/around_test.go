@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"os"
 	"slices"
 	"testing"
 
@@ -82,4 +83,31 @@ func TestReadErrorNamesDeviceAndOffset(t *testing.T) {
 	if !errors.Is(err, unix.EIO) {
 		t.Error("does not unwrap to its cause")
 	}
+}
+
+// A loop device whose file was cut off behind its back gives real errors.
+func TestReadErrorsOfARealDevice(t *testing.T) {
+	dev, file := loopDisk(t, 1<<20, 512)
+	want := noise(1, 1<<20)
+	writeFile(t, dev, want, 0)
+	src := open(t, dev)
+	if err := os.Truncate(file, 512<<10); err != nil {
+		t.Fatal(err)
+	}
+	p, err := AllocAligned(1 << 20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer FreeAligned(p)
+	n, err := src.ReadAt(context.Background(), p, 0)
+	var e *ReadError
+	if !errors.As(err, &e) || n >= len(p) || e.Path != dev || !errors.Is(err, unix.EIO) {
+		t.Fatalf("ReadAt = %d, %v, want a ReadError", n, err)
+	}
+	bad, err := ReadAround(context.Background(), src, p, 0, 4096)
+	if err != nil || len(bad) != 1 || bad[0] != (Extent{512 << 10, 512 << 10}) {
+		t.Errorf("got %v, %v", bad, err)
+	}
+	clear(want[512<<10:])
+	equal(t, dev, p, want)
 }

@@ -1,7 +1,6 @@
 package block
 
 import (
-	"errors"
 	"fmt"
 	"path/filepath"
 	"strconv"
@@ -60,10 +59,6 @@ func (s system) device(n node, disk string) Device {
 	src, err := s.open(d.Path, OpenOptions{Live: true})
 	if err != nil {
 		d.How, d.Why = Unreadable, err.Error()
-		var sys interface{ Timeout() bool } // a bare errno, without our path again
-		if errors.As(err, &sys) {
-			d.Why = explain(cause(err)).Error()
-		}
 		return d
 	}
 	defer src.Close()

@@ -102,6 +102,11 @@ func (h *handle) pwrite(p []byte, off int64) error {
 	return nil
 }
 
+// drop takes clean pages out of the page cache.
+func (h *handle) drop(off int64, n int) {
+	_ = h.do(func(fd int) error { return unix.Fadvise(fd, off, int64(n), unix.FADV_DONTNEED) })
+}
+
 func (h *handle) stat() (unix.Stat_t, error) {
 	var st unix.Stat_t
 	err := h.do(func(fd int) error { return unix.Fstat(fd, &st) })

@@ -176,9 +176,7 @@ func (s *source) openFile(st unix.Stat_t) error {
 		return err
 	}
 	s.info.Name = fileName(abs)
-	if s.direct != nil {
-		s.resident.open(s.buffered, st.Size)
-	}
+	s.resident.open(s.buffered, st.Size)
 	return s.examine()
 }
 

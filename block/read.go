@@ -36,11 +36,8 @@ func (s *source) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 
 // read takes from the page cache what is there, and the rest from the device.
 func (s *source) read(p []byte, off int64) (n int, err error) {
-	if s.direct == nil {
-		return s.buffered.pread(p, off, len(p))
-	}
 	if !s.resident.known() {
-		return s.readDirect(p, off)
+		return s.readCold(p, off)
 	}
 	for _, run := range s.resident.runs(off, len(p)) {
 		part, at := p[n:n+run.length:capOf(p, n, run.length)], off+int64(n)
@@ -52,7 +49,7 @@ func (s *source) read(p []byte, off int64) (n int, err error) {
 		if m < run.length {
 			m = roundDown(max(m, 0), pageSize)
 			var rest int
-			rest, err = s.readDirect(part[m:], at+int64(m))
+			rest, err = s.readCold(part[m:], at+int64(m))
 			m += rest
 		}
 		n += m
@@ -69,6 +66,25 @@ func capOf(p []byte, n, length int) int {
 		return cap(p)
 	}
 	return n + length
+}
+
+// readCold reads what should not enter the page cache. Where O_DIRECT is
+// refused it goes through the cache, and is dropped from it again: before, too,
+// on a device, whose cache may be older than what a filesystem wrote to it.
+func (s *source) readCold(p []byte, off int64) (n int, err error) {
+	if s.direct != nil {
+		n, err = s.readDirect(p, off)
+		// Some filesystems refuse only when it comes to reading.
+		if !errors.Is(err, unix.EINVAL) || s.buffered == nil {
+			return n, err
+		}
+	}
+	if s.info.Kind != KindFile {
+		s.buffered.drop(off, len(p))
+	}
+	n, err = s.buffered.pread(p, off, len(p))
+	s.buffered.drop(off, n)
+	return n, err
 }
 
 // readDirect reads past the page cache, over a buffer of its own if p cannot

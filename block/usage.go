@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -104,11 +105,17 @@ func (s system) inUse(path string) ([]Usage, error) {
 // claimed reports whether someone has a device open for himself: a filesystem
 // mounted in another namespace, a pool of ZFS, a running restore.
 func claimed(path string) bool {
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_EXCL|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-	if err == nil {
-		unix.Close(fd)
+	// Who else asks the same question claims the device for a moment.
+	for try := 0; ; try++ {
+		fd, err := unix.Open(path, unix.O_RDONLY|unix.O_EXCL|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+		if err == nil {
+			unix.Close(fd)
+		}
+		if !errors.Is(err, unix.EBUSY) || try == 3 {
+			return errors.Is(err, unix.EBUSY)
+		}
+		time.Sleep(10 * time.Millisecond)
 	}
-	return errors.Is(err, unix.EBUSY)
 }
 
 // A tally is what the kernel said of mounts, swaps and loops at one moment.
