@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/sstable"
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"platter/image"
@@ -72,7 +73,8 @@ type Catalog struct {
 	db       *pebble.DB
 	state    *failure
 	segments *segmentIndex // what the lookup of blocks keeps in memory
-	bulk     bool          // a rebuild: without a log, durable only when flushed
+
+	tableOptions sstable.WriterOptions
 
 	write  sync.Mutex // held by whoever changes segments
 	totals totals     // guarded by write
@@ -132,7 +134,10 @@ func create(dir *directory, opts Options) (*Catalog, error) {
 // load opens the index that head names.
 func load(dir *directory, opts Options, head head, fresh bool) (*Catalog, error) {
 	c := &Catalog{opts: opts, dir: dir, state: &failure{dir: opts.Dir}}
-	db, err := openIndex(dir, opts, head.index, c.state, fresh, false)
+	o, release := indexOptions(dir, opts, c.state, fresh)
+	defer release()
+	c.tableOptions = o.MakeWriterOptions(0, o.FormatMajorVersion.MaxTableFormat())
+	db, err := openIndex(dir, opts, head.index, c.state, o)
 	if err != nil {
 		return nil, err
 	}

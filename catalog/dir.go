@@ -21,6 +21,7 @@ import (
 //	lock            held by the process that works with the catalog
 //	current         which index counts, and what repository it is of
 //	index-00000001  the index, a Pebble database
+//	bulk            tables that are being made for the index
 //	filter          which blocks the index surely does not know
 //
 // A rebuilt index gets a directory of its own; replacing current makes it
@@ -163,14 +164,14 @@ func (d *directory) begin(opts Options) (head, error) {
 	return h, d.clean(old.index)
 }
 
-// clean removes indexes other than keep: a crash left them.
+// clean removes what a crash left: indexes other than keep, unfinished tables.
 func (d *directory) clean(keep string) error {
 	names, err := d.fs.List(d.root)
 	if err != nil {
 		return err
 	}
 	for _, name := range names {
-		if name == keep || !indexName.MatchString(name) {
+		if name == keep || name != bulkName && !indexName.MatchString(name) {
 			continue
 		}
 		if err := d.fs.RemoveAll(d.path(name)); err != nil {

@@ -86,7 +86,7 @@ func (c *Catalog) apply(what string, b *pebble.Batch, durable bool) error {
 		return c.state.wrap(what, err)
 	}
 	o := pebble.NoSync
-	if durable && !c.bulk {
+	if durable {
 		o = pebble.Sync
 	}
 	if err := b.Commit(o); err != nil {

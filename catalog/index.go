@@ -18,19 +18,21 @@ const indexFormat = pebble.FormatTableFormatV6
 // bloomBits for each key, in the filters of the index's own tables.
 const bloomBits = 10
 
-// openIndex opens the Pebble database in a sub-directory of the catalog's.
-// A bulk one has no log: it is worth nothing until it is flushed.
-func openIndex(dir *directory, opts Options, name string, state *failure, fresh, bulk bool) (*pebble.DB, error) {
+// tableBytes is how large a table gets. Its filter is read whole, so it must be
+// small beside the cache.
+const tableBytes = 8 << 20
+
+// indexOptions are Pebble's options for an index. release is called when it is
+// open, or when opening it failed.
+func indexOptions(dir *directory, opts Options, state *failure, fresh bool) (o *pebble.Options, release func()) {
 	cache := pebble.NewCache(opts.Memory / 2)
-	defer cache.Unref()
-	o := &pebble.Options{
+	o = &pebble.Options{
 		FS:                          dir.fs,
 		Cache:                       cache,
 		Comparer:                    comparer(),
 		FormatMajorVersion:          indexFormat,
 		ErrorIfNotExists:            !fresh,
 		ErrorIfExists:               fresh,
-		DisableWAL:                  bulk,
 		MemTableSize:                memTable(opts.Memory),
 		MemTableStopWritesThreshold: 2,
 		MaxOpenFiles:                256,
@@ -52,15 +54,20 @@ func openIndex(dir *directory, opts Options, name string, state *failure, fresh,
 		l.IndexBlockSize = 32 << 10
 	}
 	for i := range o.TargetFileSizes {
-		// A table's filter is read whole: it must be small beside the cache.
-		o.TargetFileSizes[i] = 8 << 20
+		o.TargetFileSizes[i] = tableBytes
 	}
+	o.EnsureDefaults()
+	return o, cache.Unref
+}
+
+// openIndex opens the Pebble database in a sub-directory of the catalog's.
+func openIndex(dir *directory, opts Options, name string, state *failure, o *pebble.Options) (*pebble.DB, error) {
 	db, err := pebble.Open(dir.path(name), o)
-	if err == nil {
-		err = state.get()
-	}
 	if err != nil {
 		return nil, openError(opts, name, err)
+	}
+	if err := state.get(); err != nil {
+		return nil, errors.Join(err, db.Close())
 	}
 	return db, nil
 }

@@ -43,7 +43,7 @@ const (
 	damageKeySize = 1 + 16 + 4
 	// chunkRecords is how many records of a segment share an entry: that many
 	// IDs are read on a hit, and kept together in memory.
-	chunkRecords = 2048
+	chunkRecords = 512
 )
 
 // hashID is what blocks are found by. It covers all of the ID: the first 8

@@ -149,9 +149,10 @@ type candidate struct {
 
 func (c *Catalog) newFinder() (*finder, error) {
 	o := bounds(tagBlock)
-	// The filters of the largest level are worth reading only if they stay in
-	// the cache.
-	o.UseL6Filters = c.keys.Load()*bloomBits/8 < c.opts.Memory/8
+	// Pebble's filters of the largest level are worth reading only if they stay
+	// in its cache, and while there is no filter of ours to spare it the
+	// question.
+	o.UseL6Filters = c.segments.filter.Load() == nil && c.keys.Load()*bloomBits/8 < c.opts.Memory/4
 	iter, err := c.db.NewIter(o)
 	return &finder{c: c, iter: iter}, err
 }

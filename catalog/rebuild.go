@@ -47,17 +47,10 @@ func rebuildIn(ctx context.Context, dir *directory, opts Options, repo Repositor
 
 // build fills the index that head names.
 func build(ctx context.Context, dir *directory, opts Options, head head, repo Repository, progress func(done, total int)) (SyncReport, error) {
-	state := &failure{dir: opts.Dir}
-	db, err := openIndex(dir, opts, head.index, state, true, true)
+	c, err := load(dir, opts, head, true)
 	if err != nil {
 		return SyncReport{}, err
 	}
-	c := &Catalog{opts: opts, dir: dir, db: db, state: state, bulk: true}
-	c.segments = newSegmentIndex(opts.Memory, filterFile{dir, head.instance})
 	report, err := c.Sync(ctx, repo, progress)
-	err = errors.Join(err, db.Close())
-	if err == nil {
-		err = state.get()
-	}
-	return report, err
+	return report, errors.Join(err, c.db.Close())
 }

@@ -38,7 +38,7 @@ func (c *Catalog) add(ctx context.Context, f *segment.Footer, pages PageSource, 
 		return c.state.wrap(what, err)
 	}
 	if c.totals.next == math.MaxUint32 {
-		return fmt.Errorf("%s catalog %s: segment numbers are used up: run platter catalog rebuild", what, c.opts.Dir)
+		return c.state.wrap(what, errNumbers)
 	}
 	w := &segmentWriter{c: c, what: what, number: c.totals.next, footer: f, batch: c.db.NewBatch()}
 	if err := w.writeAll(ctx, entries, pages, durable); err != nil {
@@ -85,7 +85,7 @@ func (w *segmentWriter) writeAll(ctx context.Context, entries []entry, pages Pag
 	for chunk := range chunks(len(entries)) {
 		first := int(chunk) * chunkRecords
 		last := min(first+chunkRecords, len(entries))
-		if err := w.writeChunk(ctx, chunk, first, last, entries[first:last]); err != nil {
+		if err := w.writeChunk(ctx, chunk, entries[first:last]); err != nil {
 			return err
 		}
 	}
@@ -122,14 +122,8 @@ func (w *segmentWriter) writePages(ctx context.Context, pages PageSource) error 
 }
 
 // writeChunk writes the IDs of some records, and for each how to find it.
-func (w *segmentWriter) writeChunk(ctx context.Context, chunk uint32, first, last int, entries []entry) error {
-	ids := w.batch.SetDeferred(numberKeySize, 16+(last-first)*image.IDSize)
-	copy(ids.Key, numberKey(tagRecords, w.number, chunk))
-	copy(ids.Value, w.footer.ID[:])
-	for i := first; i < last; i++ {
-		copy(ids.Value[16+(i-first)*image.IDSize:], w.footer.Records[i].ID[:])
-	}
-	if err := ids.Finish(); err != nil {
+func (w *segmentWriter) writeChunk(ctx context.Context, chunk uint32, entries []entry) error {
+	if err := w.batch.Set(numberKey(tagRecords, w.number, chunk), listValue(w.footer, chunk), nil); err != nil {
 		return err
 	}
 	for _, e := range entries {

@@ -54,6 +54,10 @@ func (r *SyncReport) warn(format string, args ...any) {
 	}
 }
 
+func (r *SyncReport) skip(id image.SegmentID, problem error) {
+	r.warn("segment %s: %v: its blocks count as unknown", id, problem)
+}
+
 // syncWorkers is how many footers are read at once.
 const syncWorkers = 4
 
@@ -81,9 +85,6 @@ func (c *Catalog) Sync(ctx context.Context, repo Repository, progress func(done,
 
 // settle makes all that was written so far durable.
 func (c *Catalog) settle() error {
-	if c.bulk {
-		return c.read("flush", c.db.Flush)
-	}
 	b := c.db.NewBatch()
 	if err := b.LogData([]byte{0}, nil); err != nil {
 		return err
@@ -128,12 +129,29 @@ func (c *Catalog) compareListing(ctx context.Context, repo Repository, report *S
 	return added, gone, err
 }
 
-// addAll reads the footers of new segments in parallel and adds them.
+// addAll adds new segments: many in rounds, few one by one.
 func (c *Catalog) addAll(ctx context.Context, repo Repository, ids []image.SegmentID, report *SyncReport, progress func(done, total int)) error {
+	done, total := 0, len(ids)
+	step := func() {
+		if done++; progress != nil {
+			progress(done, total)
+		}
+	}
+	for len(ids) >= bulkFloor {
+		n := min(len(ids), bulkRound)
+		if err := c.addRound(ctx, repo, ids[:n], report, step); err != nil {
+			return err
+		}
+		ids = ids[n:]
+	}
+	return c.addSome(ctx, repo, ids, report, step)
+}
+
+// addSome reads the footers of a few segments in parallel and adds them.
+func (c *Catalog) addSome(ctx context.Context, repo Repository, ids []image.SegmentID, report *SyncReport, step func()) error {
 	g, group := errgroup.WithContext(ctx)
 	g.SetLimit(syncWorkers)
 	var mu sync.Mutex
-	done := 0
 	for _, id := range ids {
 		if group.Err() != nil {
 			break
@@ -146,14 +164,12 @@ func (c *Catalog) addAll(ctx context.Context, repo Repository, ids []image.Segme
 			case err != nil:
 				return err
 			case problem != nil:
-				report.warn("segment %s: %v: its blocks count as unknown", id, problem)
+				report.skip(id, problem)
 			default:
 				report.Added++
 				report.Records += int64(records)
 			}
-			if done++; progress != nil {
-				progress(done, len(ids))
-			}
+			step()
 			return nil
 		})
 	}

@@ -68,7 +68,9 @@ func (c *Catalog) buildFilter(ctx context.Context) error {
 	}
 	// Segments added from now on go into it by themselves; those before are
 	// seen by the scan.
+	c.write.Lock() // not in the middle of a segment
 	s.growing.Store(f)
+	c.write.Unlock()
 	defer s.growing.Store(nil)
 	err := c.scan(ctx, "scan", bounds(tagBlock), func(key, _ []byte) error {
 		hash, _, _, err := parseBlockKey(key)
