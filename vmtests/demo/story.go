@@ -133,9 +133,11 @@ func (s *story) build(ctx context.Context) error {
 	}
 	var parts []string
 	for _, p := range s.disk.Parts {
-		parts = append(parts, strings.TrimSpace(fmt.Sprintf("%s %s %s", p.Name, p.Content, size(p.Size))))
+		if p.Content != "" {
+			parts = append(parts, p.Content+" "+size(p.Size))
+		}
 	}
-	s.tell.line("%s, GPT: %s", size(s.disk.Size), strings.Join(parts, ", "))
+	s.tell.line("%s, GPT: boot code, %s", size(s.disk.Size), strings.Join(parts, ", "))
 	s.tell.line("Debian's kernel, GRUB and systemd-boot: it starts on BIOS and on UEFI")
 	if s.noLoop != "" {
 		s.tell.line("no loop devices here, so plain files stand in for disks (%s)", firstLine(s.noLoop))

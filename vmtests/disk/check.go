@@ -1,6 +1,7 @@
 package disk
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -106,6 +107,9 @@ func Equal(ctx context.Context, a, b string, from, to int64) error {
 		_, errB := fb.ReadAt(bufB[:n], off)
 		if err := errors.Join(errA, errB, ctx.Err()); err != nil {
 			return fmt.Errorf("compare %s with %s at %d: %w", a, b, off, err)
+		}
+		if bytes.Equal(bufA[:n], bufB[:n]) {
+			continue
 		}
 		for i := range n {
 			if bufA[i] != bufB[i] {

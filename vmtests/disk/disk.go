@@ -9,6 +9,7 @@
 package disk
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -261,13 +262,10 @@ func copySparse(to string, toOffset int64, from string, fromOffset, length int64
 	return nil
 }
 
+// allZero reports whether b holds zeros only: then it equals itself moved by
+// one byte.
 func allZero(b []byte) bool {
-	for _, c := range b {
-		if c != 0 {
-			return false
-		}
-	}
-	return true
+	return len(b) == 0 || b[0] == 0 && bytes.Equal(b[1:], b[:len(b)-1])
 }
 
 func sparse(path string, size int64) error {
