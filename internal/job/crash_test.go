@@ -303,9 +303,9 @@ func TestEverySyncThatImagesLeanOnIsNeeded(t *testing.T) {
 	if err := s.run(); err != nil {
 		t.Fatal(err)
 	}
-	// make test tries a sample; PLATTER_LONG=1 tries them all.
+	// make test tries a sample; PLATTER_TEST_LONG=1 tries them all.
 	every := 1
-	if os.Getenv("PLATTER_LONG") == "" {
+	if os.Getenv("PLATTER_TEST_LONG") == "" {
 		every = 7
 	}
 	noticed := func(kind crashfs.Kind, nth int) bool {
