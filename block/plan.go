@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -186,13 +187,29 @@ func (p *TargetPlan) checkFit(h *handle) error {
 func summary(info Info) string {
 	switch {
 	case info.Table != nil:
-		return fmt.Sprintf("a %s partition table with %d partitions", info.Table.Type, len(info.Table.Partitions))
+		return tableSummary(info.Table)
 	case info.Content != "":
 		return info.Content
 	case info.Kind == KindFile && info.Size > 0:
 		return fmt.Sprintf("a file of %d bytes", info.Size)
 	}
 	return ""
+}
+
+// tableSummary lists what the partitions hold, the first few of them.
+func tableSummary(t *Table) string {
+	text := fmt.Sprintf("a %s partition table with %d partitions", strings.ToUpper(t.Type), len(t.Partitions))
+	var contents []string
+	for _, p := range t.Partitions[:min(8, len(t.Partitions))] {
+		contents = append(contents, first(p.Content, "unknown"))
+	}
+	if len(contents) < len(t.Partitions) {
+		contents = append(contents, "…")
+	}
+	if len(contents) > 0 {
+		text += " (" + strings.Join(contents, ", ") + ")"
+	}
+	return text
 }
 
 // refuse is the error for a target that must not be written to.

@@ -98,10 +98,11 @@ func (p *TargetPlan) checkSame(t *Target) error {
 		return refuse(p.Info.Path, "is not the one that was planned for", "start again")
 	}
 	if p.File {
-		if err := p.sameFile(t, st); err != nil {
+		// In this order: afterwards the locks are our own.
+		if err := p.checkPlace(); err != nil {
 			return err
 		}
-		return p.checkPlace()
+		return p.sameFile(t, st)
 	}
 	size, err := t.any().deviceSize()
 	if err != nil {
@@ -124,11 +125,15 @@ func (p *TargetPlan) sameFile(t *Target, st unix.Stat_t) error {
 	if other.Dev != st.Dev || other.Ino != st.Ino || st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return refuse(p.Info.Path, "was replaced while it was opened", "start again")
 	}
-	err = t.any().do(func(fd int) error { return unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB) })
-	if errors.Is(err, unix.EWOULDBLOCK) {
+	// A lock of the file, as another restore takes it; a filesystem without
+	// locks is no reason to stop.
+	if t.any().lock(unix.LOCK_EX) == unix.EWOULDBLOCK {
 		return refuse(p.Info.Path, "is locked by another program", "wait for it")
 	}
-	return nil // a filesystem without locks is no reason to stop
+	if !t.buffered.keepFromVM() {
+		return refuse(p.Info.Path, "is a disk of a virtual machine", "shut it down first")
+	}
+	return nil
 }
 
 func (p *TargetPlan) prepareFile(t *Target) error {

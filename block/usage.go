@@ -20,6 +20,7 @@ const (
 	UsedDM      = "dm"
 	UsedLoop    = "loop"
 	UsedBtrfs   = "btrfs"
+	UsedVM      = "vm"
 	UsedOther   = "other" // the kernel has it open for something that leaves no other trace
 )
 
@@ -49,6 +50,8 @@ func (u Usage) String() string {
 		return fmt.Sprintf("%s is used by the device-mapper device %s", u.Device, u.By)
 	case UsedLoop:
 		return fmt.Sprintf("%s is attached to %s", u.Device, u.By)
+	case UsedVM:
+		return fmt.Sprintf("%s is a disk of %s", u.Device, u.By)
 	case UsedBtrfs:
 		return fmt.Sprintf("%s is part of the btrfs mounted at %s", u.Device, u.By)
 	}
@@ -70,6 +73,8 @@ func (u Usage) release() string {
 		return "dmsetup remove " + u.By
 	case UsedLoop:
 		return "losetup -d " + u.By
+	case UsedVM:
+		return "shut the virtual machine down"
 	}
 	return "stop what holds it (zpool export, multipath, another namespace's mount)"
 }
@@ -89,13 +94,13 @@ func (s system) inUse(path string) ([]Usage, error) {
 		return nil, err
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFBLK {
-		return t.file(path, st), nil
+		return append(t.file(path, st), virtual(path)...), nil
 	}
 	n, err := s.node(st.Rdev)
 	if err != nil {
 		return nil, fmt.Errorf("look up %s in sysfs: %w", path, err)
 	}
-	used := t.device(n)
+	used := append(t.device(n), virtual(path)...)
 	if len(used) == 0 && claimed(path) {
 		used = append(used, Usage{Device: path, Kind: UsedOther, By: "another program or the kernel", Writes: true})
 	}

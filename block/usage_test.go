@@ -8,7 +8,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -399,6 +401,60 @@ func TestDevicesListWhatCanBeImaged(t *testing.T) {
 	for _, d := range list {
 		if d.Size == 0 || d.Name == "" || d.Why == "" || strings.Contains(d.Path, "zram") {
 			t.Errorf("listed: %+v", d)
+		}
+	}
+}
+
+func TestDiskOfAVirtualMachineIsInUse(t *testing.T) {
+	tool(t, "qemu-nbd", "qemu-img")
+	dev, _ := loopDisk(t, 1<<20, 512)
+	file := filepath.Join(t.TempDir(), "disk")
+	sparse(t, file, 1<<20)
+	for _, path := range []string{file, dev} {
+		for _, readOnly := range []bool{false, true} {
+			stop := serve(t, path, readOnly)
+			_, err := Open(path, OpenOptions{})
+			if errors.Is(err, ErrInUse) == readOnly {
+				t.Errorf("%s, read-only %v: Open = %v", path, readOnly, err)
+			}
+			if _, err := PlanTarget(path, TargetOptions{}); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "virtual machine") {
+				t.Errorf("%s, read-only %v: PlanTarget = %v", path, readOnly, err)
+			}
+			stop()
+		}
+	}
+	tg := target(t, file, TargetOptions{Size: 1 << 20})
+	if out, err := exec.Command("qemu-io", "-f", "raw", "-c", "write 0 512", file).CombinedOutput(); err == nil {
+		t.Errorf("QEMU writes to a disk that is being restored: %s", out)
+	}
+	tg.Close()
+	run1(t, "qemu-io", "-f", "raw", "-c", "write 0 512", file)
+}
+
+// serve has QEMU open a disk, and returns when it has.
+func serve(t *testing.T, path string, readOnly bool) (stop func()) {
+	t.Helper()
+	socket := filepath.Join(t.TempDir(), "sock")
+	args := []string{"-f", "raw", "-k", socket, "-t"}
+	if readOnly {
+		args = append(args, "-r")
+	}
+	cmd := exec.Command("qemu-nbd", append(args, path)...)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	stop = sync.OnceFunc(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	t.Cleanup(stop)
+	for start := time.Now(); ; time.Sleep(time.Millisecond) {
+		// It answers once it has the disk.
+		if exec.Command("qemu-nbd", "--list", "-k", socket).Run() == nil {
+			return stop
+		}
+		if time.Since(start) > 20*time.Second {
+			t.Fatal("qemu-nbd does not start")
 		}
 	}
 }
