@@ -76,6 +76,7 @@ func TestNamesHaveOnlyPlainCharacters(t *testing.T) {
 }
 
 func TestDiskWithoutSerialIsNamedByItsTable(t *testing.T) {
+	t.Parallel()
 	_, file := gptFile(t, 8<<20)
 	table := open(t, file).Info().Table
 	src := &source{info: Info{Kind: KindDisk, Size: 8 << 20, LogicalSector: 512}}

@@ -144,6 +144,7 @@ func TestTargetComesIntoUseBetweenPlanAndOpen(t *testing.T) {
 }
 
 func TestTargetThatCarriesTheRepositoryIsRefused(t *testing.T) {
+	t.Parallel()
 	dev, file := loopDisk(t, 64<<20, 512)
 	run1(t, "sgdisk", "-n1:0:+40M", "-n2:0:0", dev)
 	partx(t, dev)

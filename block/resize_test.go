@@ -82,6 +82,7 @@ func verify(t *testing.T, dev string) {
 }
 
 func TestBackupGPTMovesToTheEndOfALargerDisk(t *testing.T) {
+	t.Parallel()
 	for _, sector := range []int{512, 4096} {
 		for _, more := range []int64{4096, 33 << 20} {
 			t.Run(fmt.Sprintf("%d+%d", sector, more), func(t *testing.T) {
@@ -134,6 +135,7 @@ func TestBackupGPTMovesToTheEndOfALargerDisk(t *testing.T) {
 }
 
 func TestBackupGPTIsLeftAlone(t *testing.T) {
+	t.Parallel()
 	_, file := gptFile(t, 8<<20)
 	gptDisk := readFile(t, file)
 	for name, c := range map[string]struct {
@@ -166,6 +168,7 @@ func mbrDisk() []byte {
 }
 
 func TestDamagedPrimaryIsAnError(t *testing.T) {
+	t.Parallel()
 	_, file := gptFile(t, 8<<20)
 	b := readFile(t, file)
 	b[512+50] ^= 1
@@ -259,6 +262,7 @@ func TestWipeBeyondKeepsTheImage(t *testing.T) {
 }
 
 func TestBackupGPTOfALargerFile(t *testing.T) {
+	t.Parallel()
 	_, file := gptFile(t, 8<<20)
 	tg := target(t, file, TargetOptions{Size: 20<<20 + 512, InPlace: true})
 	if changed, err := MoveBackupGPT(tg, 8<<20); !changed || err != nil {

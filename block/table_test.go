@@ -10,6 +10,7 @@ import (
 )
 
 func TestGPTOfBothSectorSizes(t *testing.T) {
+	t.Parallel()
 	for _, sector := range []int{512, 4096} {
 		dev, file := loopDisk(t, 64<<20, sector)
 		run1(t, "sgdisk", "-n1:0:+2M", "-t1:ef02", "-c1:boot", "-n2:0:+4M", "-t2:ef00", "-c2:EFI system ü", "-n5:0:0", "-A5:set:2", dev)
@@ -43,6 +44,7 @@ func TestGPTOfBothSectorSizes(t *testing.T) {
 }
 
 func TestBackupGPTStandsInForADamagedPrimary(t *testing.T) {
+	t.Parallel()
 	for _, at := range []int64{512, 1024 + 40} { // header, entries
 		_, file := gptFile(t, 16<<20)
 		writeFile(t, file, []byte{1, 2, 3}, at)
@@ -62,6 +64,7 @@ func gptFile(t *testing.T, size int64) (dir, file string) {
 }
 
 func TestMBRWithLogicalPartitions(t *testing.T) {
+	t.Parallel()
 	file := filepath.Join(t.TempDir(), "disk")
 	sparse(t, file, 64<<20)
 	run1(t, "parted", "-s", file, "mklabel", "msdos",
@@ -134,6 +137,7 @@ func TestDevicesWithoutTables(t *testing.T) {
 }
 
 func TestHostileGPTHeadersAreRefused(t *testing.T) {
+	t.Parallel()
 	_, file := gptFile(t, 4<<20+5<<20)
 	whole := readFile(t, file)
 	for name, change := range map[string]func(h []byte){
@@ -162,6 +166,7 @@ func TestHostileGPTHeadersAreRefused(t *testing.T) {
 }
 
 func TestPartitionsOutsideTheDeviceAreLeftOut(t *testing.T) {
+	t.Parallel()
 	_, file := gptFile(t, 16<<20)
 	b := readFile(t, file)
 	for i, end := range []uint64{1 << 62, 1<<64 - 1, 0} {
@@ -190,6 +195,7 @@ func contents() map[string][]string {
 }
 
 func TestContentsAreNamedAsByBlkid(t *testing.T) {
+	t.Parallel()
 	for want, command := range contents() {
 		t.Run(want, func(t *testing.T) {
 			tool(t, command[0])
@@ -285,6 +291,7 @@ func TestPoolMember(t *testing.T) {
 }
 
 func TestPartitionsAreLookedInto(t *testing.T) {
+	t.Parallel()
 	tool(t, "mkfs.ext4", "mkswap")
 	dir, file := gptFile(t, 64<<20)
 	run1(t, "sgdisk", "-o", "-n1:0:+20M", "-n2:0:+20M", "-n3:0:+1M", file)

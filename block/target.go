@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -58,6 +59,11 @@ func (p *TargetPlan) open(t *Target) error {
 		flags |= unix.O_EXCL // nobody mounts it while it is written
 	}
 	h, err := openHandle(p.path, flags|unix.O_DIRECT, 0o600)
+	// Whoever lists devices claims each for a moment; see claimed.
+	for try := 0; errors.Is(err, unix.EBUSY) && try < 3; try++ {
+		time.Sleep(10 * time.Millisecond)
+		h, err = openHandle(p.path, flags|unix.O_DIRECT, 0o600)
+	}
 	if errors.Is(err, unix.EINVAL) {
 		// The file may have been created before O_DIRECT was refused.
 		if p.Create {

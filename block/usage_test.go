@@ -317,6 +317,7 @@ func TestMountedDevicesAndTheirFilesAreInUse(t *testing.T) {
 }
 
 func TestMountedPartitionMakesTheDiskInUse(t *testing.T) {
+	t.Parallel()
 	dev, file := loopDisk(t, 64<<20, 512)
 	run1(t, "sgdisk", "-n1:0:+30M", "-n2:0:0", dev)
 	partx(t, dev)
