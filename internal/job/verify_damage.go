@@ -1,0 +1,118 @@
+package job
+
+import (
+	"context"
+	"fmt"
+
+	"platter/image"
+	"platter/image/reader"
+)
+
+// assess finds out which stretches of which images are lost by the damaged
+// records. Of a block that has another good copy nothing is.
+func (v *verifier) assess(ctx context.Context) error {
+	if len(v.bad.list) == 0 {
+		return nil
+	}
+	lost, err := v.lost(ctx)
+	if err != nil {
+		return err
+	}
+	needed, err := v.affected(ctx, lost)
+	if err != nil {
+		return err
+	}
+	for i := range v.bad.list {
+		f := &v.bad.list[i]
+		if needed[f.id] {
+			continue // said with the images
+		}
+		problem := f.err.Error() + " (no image looked at has lost data by it)"
+		v.damage(Damage{At: f.at, Object: f.object, Problem: problem})
+	}
+	if v.bad.more > 0 {
+		v.damage(Damage{Problem: fmt.Sprintf("%d more records are damaged than were looked into", v.bad.more)})
+	}
+	return nil
+}
+
+// lost tries to read every block found damaged, from wherever it is stored,
+// and returns those that cannot be had.
+func (v *verifier) lost(ctx context.Context) (map[image.ID]*finding, error) {
+	lost := map[image.ID]*finding{}
+	var refs []reader.Ref
+	var of []*finding
+	for i := range v.bad.list {
+		if f := &v.bad.list[i]; !f.page {
+			refs = append(refs, reader.Ref{Block: int64(i), ID: f.id, At: f.at, Length: f.length})
+			of = append(of, f)
+		}
+	}
+	gone, err := v.reader.Salvage(ctx, refs, func(int64, []byte) error { return nil })
+	if err != nil {
+		return nil, err
+	}
+	for _, l := range gone {
+		if f := of[l.Ref]; lost[f.id] == nil {
+			lost[f.id] = f
+		}
+	}
+	return lost, nil
+}
+
+// noteSize is how many damaged records one note names.
+const noteSize = 10_000
+
+// note keeps what is damaged from being taken for stored by later backups. A
+// repository that cannot be written to is verified all the same.
+func (v *verifier) note(ctx context.Context) error {
+	fresh, err := v.unnoted(ctx)
+	if err != nil {
+		v.env.warn("the next backup may take damaged blocks for stored: %v", err)
+		return ctx.Err()
+	}
+	for len(fresh) > 0 {
+		n := min(len(fresh), noteSize)
+		ids, at := make([]image.ID, n), make([]image.Location, n)
+		for i, f := range fresh[:n] {
+			ids[i], at[i] = f.id, f.at
+			if v.env.Catalog != nil {
+				if err := v.env.Catalog.MarkDamaged(ctx, f.id, f.at); err != nil {
+					return err
+				}
+			}
+		}
+		if err := v.env.Repo.NoteDamage(ctx, ids, at); err != nil {
+			v.env.warn("the next backup may take damaged blocks for stored: %v", err)
+			return ctx.Err()
+		}
+		fresh = fresh[n:]
+	}
+	return nil
+}
+
+// unnoted returns the findings that no earlier verification has noted.
+func (v *verifier) unnoted(ctx context.Context) ([]*finding, error) {
+	want := map[image.Location]*finding{}
+	for i := range v.bad.list {
+		if f := &v.bad.list[i]; !f.at.IsZero() {
+			want[f.at] = f
+		}
+	}
+	if len(want) == 0 {
+		return nil, nil
+	}
+	err := v.env.Repo.Damaged(ctx, func(id image.ID, at image.Location) error {
+		if f := want[at]; f != nil && f.id == id {
+			delete(want, at)
+		}
+		return nil
+	})
+	var fresh []*finding
+	for i := range v.bad.list {
+		if f := &v.bad.list[i]; want[f.at] == f {
+			fresh = append(fresh, f)
+		}
+	}
+	return fresh, err
+}

@@ -1,0 +1,156 @@
+package job
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"platter/image"
+	"platter/image/keys"
+	"platter/image/reader"
+	"platter/image/repo"
+	"platter/image/store"
+)
+
+// manifests reads the manifests of the images to verify from the repository.
+// For all images it also checks that each volume's form one unbroken chain.
+func (v *verifier) manifests(ctx context.Context) error {
+	if len(v.opts.Images) > 0 {
+		return v.named(ctx)
+	}
+	chains := map[string]*chain{}
+	at := func(tag string) *chain {
+		if chains[tag] == nil {
+			chains[tag] = &chain{links: map[uint64]link{}}
+		}
+		return chains[tag]
+	}
+	err := v.env.Repo.Manifests(ctx, func(name string) error {
+		tag, seq, _ := repo.ParseManifestName(name)
+		m, digest, err := v.manifest(ctx, name)
+		switch {
+		case errors.Is(err, store.ErrNotFound):
+			return nil // pruned meanwhile
+		case err != nil && reader.Damaged(err):
+			at(tag).links[seq] = link{broken: true}
+			v.damage(Damage{Object: name, Problem: "an image cannot be read: " + err.Error()})
+			return nil
+		case err != nil:
+			return err
+		}
+		v.images = append(v.images, m)
+		at(tag).volume = m.Volume
+		at(tag).links[seq] = link{digest: digest, predecessor: m.Predecessor}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	v.report.Images = len(v.images)
+	if err := v.graves(ctx, at); err != nil {
+		return err
+	}
+	for tag, c := range chains {
+		v.chain(tag, c)
+	}
+	return ctx.Err()
+}
+
+func (v *verifier) named(ctx context.Context) error {
+	for _, spec := range v.opts.Images {
+		m, err := Find(ctx, v.env, spec)
+		if err != nil {
+			return err
+		}
+		if !slices.ContainsFunc(v.images, func(o *image.Manifest) bool { return o.ID == m.ID }) {
+			v.images = append(v.images, m)
+		}
+	}
+	v.report.Images = len(v.images)
+	return nil
+}
+
+// manifest reads a manifest and its object's digest.
+func (v *verifier) manifest(ctx context.Context, name string) (*image.Manifest, image.Digest, error) {
+	m, err := v.env.Repo.Manifest(ctx, name)
+	if err != nil {
+		return nil, image.Digest{}, err
+	}
+	object, err := v.env.Repo.Store.Get(ctx, name, keys.MaxObject)
+	if err != nil {
+		return nil, image.Digest{}, err
+	}
+	_, digest, err := v.env.Repo.Keys.Payload(keys.KindManifest, name, object)
+	return m, digest, err
+}
+
+// A chain is the manifests of a volume, those in their graves included.
+type chain struct {
+	volume string
+	links  map[uint64]link
+}
+
+type link struct {
+	digest, predecessor image.Digest
+	broken              bool // it cannot be read
+}
+
+const graveyard = "trash/"
+
+// graves adds the tombstones of pruned images.
+func (v *verifier) graves(ctx context.Context, at func(tag string) *chain) error {
+	return v.env.Repo.Store.List(ctx, graveyard+"images/", func(o store.Info) error {
+		tag, seq, ok := repo.ParseManifestName(o.Name[len(graveyard):])
+		if !ok {
+			return nil
+		}
+		object, err := v.env.Repo.Store.Get(ctx, o.Name, keys.MaxObject)
+		if errors.Is(err, store.ErrNotFound) {
+			return nil
+		}
+		var t repo.Tombstone
+		if err == nil {
+			_, err = v.env.Repo.Keys.Open(keys.KindTombstone, o.Name, object, &t)
+		}
+		if err != nil && !reader.Damaged(err) {
+			return err
+		}
+		c := at(tag)
+		if _, there := c.links[seq]; err != nil {
+			v.damage(Damage{Object: o.Name, Problem: "a tombstone cannot be read: " + err.Error()})
+			if !there {
+				c.links[seq] = link{broken: true}
+			}
+		} else if !there {
+			c.links[seq] = link{digest: t.Digest, predecessor: t.Image.Predecessor}
+			c.volume = t.Image.Volume
+		}
+		return nil
+	})
+}
+
+// chain reports images that are gone without a tombstone, and those that name
+// another predecessor than the one there is.
+func (v *verifier) chain(tag string, c *chain) {
+	last := uint64(0)
+	for seq := range c.links {
+		last = max(last, seq)
+	}
+	const most = 1000 // a forged number must not cost a long list
+	gaps := 0
+	for seq := uint64(1); seq <= last && gaps < most; seq++ {
+		l, ok := c.links[seq]
+		before := c.links[seq-1]
+		name := fmt.Sprintf("images/%s/%016x", tag, seq)
+		switch {
+		case !ok:
+			gaps++
+			v.damage(Damage{Volume: c.volume, Object: name, Problem: "the image is gone, and nothing says that it was pruned"})
+		case l.broken || before.broken || seq == 1 || c.links[seq-1] == (link{}):
+			// nothing to compare
+		case l.predecessor != before.digest:
+			v.damage(Damage{Volume: c.volume, Object: name, Problem: fmt.Sprintf("it follows a manifest of digest %.16s…, and number %d has %.16s…", l.predecessor, seq-1, before.digest)})
+		}
+	}
+}
