@@ -15,7 +15,7 @@ const (
 	PageEntries = 128
 	// PageSize is the length of a page's hashed content in bytes.
 	PageSize = PageEntries * IDSize
-	// MaxLevels bounds the height of a map: 128^6 blocks of 4 KiB are more
+	// MaxLevels bounds the height of a map: 128^7 blocks of 4 KiB are more
 	// than MaxSize.
 	MaxLevels = 7
 	// MaxSize is the largest device that has an image, in bytes.
