@@ -2,11 +2,13 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -25,7 +27,7 @@ type command struct {
 
 // line shows the command as typed in a shell.
 func (c command) line() string {
-	s := strings.Join(c.args, " ")
+	s := strings.Join(append([]string{filepath.Base(c.args[0])}, c.args[1:]...), " ")
 	if c.stdin != "" {
 		s += " < " + c.stdin
 	}
@@ -41,6 +43,7 @@ type sample struct {
 	CPU     time.Duration // user and system
 	Peak    int64         // largest resident set of the process
 	Read    int64         // by system calls, cached or not
+	Device  int64         // read from the disk, as platter reports it; else 0
 	Stored  int64         // in the repository afterwards
 	Foreign time.Duration // CPU that others used meanwhile, the kernel's write-back among them
 }
@@ -94,7 +97,25 @@ func measure(ctx context.Context, c command) (s sample, out string, err error) {
 	if err != nil {
 		return s, "", fmt.Errorf("%s: %w: %s", c.line(), err, tail(said.String()))
 	}
+	s.Device = deviceRead(said.String())
 	return s, said.String(), nil
+}
+
+// deviceRead finds in platter's report how much it read of the disk.
+func deviceRead(out string) int64 {
+	for line := range strings.Lines(out) {
+		var r struct {
+			Image struct {
+				Stats struct {
+					Read int64 `json:"read"`
+				} `json:"stats"`
+			} `json:"image"`
+		}
+		if json.Unmarshal([]byte(line), &r) == nil && r.Image.Stats.Read > 0 {
+			return r.Image.Stats.Read
+		}
+	}
+	return 0
 }
 
 // waitEnd waits until a child has ended and leaves it to be reaped.

@@ -74,3 +74,14 @@ func hugeOffset(i int) int64 {
 	r := rand.New(stream(fmt.Sprintf("huge place %d", i)))
 	return int64(i)*hugeStretch + r.Int64N((hugeStretch-hugeExtent)/(4*kib))*(4*kib)
 }
+
+// HugeBlocks returns the bytes of all blocks of so many bytes that hold any of
+// the data: what must be read to compare it block by block.
+func HugeBlocks(blockSize int64) (n int64) {
+	for i := range hugeExtents {
+		from := hugeOffset(i) / blockSize
+		to := (hugeOffset(i) + hugeExtent + blockSize - 1) / blockSize
+		n += (to - from) * blockSize
+	}
+	return n
+}
