@@ -59,32 +59,46 @@ func shapes() []shape {
 	nothing := func(*testing.T, string) {}
 	return []shape{
 		{name: "no bytes", size: 0, fill: nothing, change: nothing},
-		{name: "one byte", size: 1,
+		{
+			name: "one byte", size: 1,
 			fill:   func(t *testing.T, p string) { write(t, p, []byte{7}, 0) },
-			change: func(t *testing.T, p string) { write(t, p, []byte{8}, 0) }},
-		{name: "odd size", size: 5*mib + 12_345,
+			change: func(t *testing.T, p string) { write(t, p, []byte{8}, 0) },
+		},
+		{
+			name: "odd size", size: 5*mib + 12_345,
 			fill:   func(t *testing.T, p string) { noise(t, p, 1, 0, 5*mib+12_345) },
-			change: func(t *testing.T, p string) { noise(t, p, 2, 5*mib+12_000, 345) }},
-		{name: "random", size: 16 * mib, sector: 512,
+			change: func(t *testing.T, p string) { noise(t, p, 2, 5*mib+12_000, 345) },
+		},
+		{
+			name: "random", size: 16 * mib, sector: 512,
 			fill:   func(t *testing.T, p string) { noise(t, p, 3, 0, 16*mib) },
-			change: func(t *testing.T, p string) { noise(t, p, 4, 3*mib, 1*mib) }},
-		{name: "all zeros", size: 32 * mib, sector: 512, fill: nothing,
-			change: func(t *testing.T, p string) { noise(t, p, 5, 17*mib, 512) }},
-		{name: "data that turns to zeros", size: 16 * mib, sector: 512,
+			change: func(t *testing.T, p string) { noise(t, p, 4, 3*mib, 1*mib) },
+		},
+		{
+			name: "all zeros", size: 32 * mib, sector: 512, fill: nothing,
+			change: func(t *testing.T, p string) { noise(t, p, 5, 17*mib, 512) },
+		},
+		{
+			name: "data that turns to zeros", size: 16 * mib, sector: 512,
 			fill:   func(t *testing.T, p string) { noise(t, p, 6, 4*mib, 8*mib) },
-			change: func(t *testing.T, p string) { write(t, p, make([]byte, 8*mib), 4*mib) }},
-		{name: "MBR with logical partitions", size: 33 * mib, sector: 512,
+			change: func(t *testing.T, p string) { write(t, p, make([]byte, 8*mib), 4*mib) },
+		},
+		{
+			name: "MBR with logical partitions", size: 33 * mib, sector: 512,
 			fill: func(t *testing.T, p string) {
 				sh(t, logicalTable, "sfdisk", "-q", "--no-reread", p)
 				noise(t, p, 7, 14*mib, 2*mib)
 			},
-			change: func(t *testing.T, p string) { noise(t, p, 8, 20*mib, mib) }},
-		{name: "GPT on sectors of 4096 bytes", size: 64 * mib, sector: 4096,
+			change: func(t *testing.T, p string) { noise(t, p, 8, 20*mib, mib) },
+		},
+		{
+			name: "GPT on sectors of 4096 bytes", size: 64 * mib, sector: 4096,
 			fill: func(t *testing.T, p string) {
 				sh(t, "", "sgdisk", "-n", "1:256:+16M", "-t", "1:8300", "-n", "2:0:+16M", "-t", "2:8200", p)
 				noise(t, p, 9, 2*mib, 4*mib)
 			},
-			change: func(t *testing.T, p string) { noise(t, p, 10, 40*mib, mib) }},
+			change: func(t *testing.T, p string) { noise(t, p, 10, 40*mib, mib) },
+		},
 	}
 }
 

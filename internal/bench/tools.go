@@ -97,8 +97,10 @@ func borgTool() tool {
 		env:   []string{"BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK=yes", "BORG_RELOCATED_REPO_ACCESS_IS_OK=yes"},
 		start: func(p places) []command { return []command{{args: []string{"borg", "init", "-e", "none", p.repo}}} },
 		steps: append(nights(func(p places, disk, tag string) command {
-			return command{args: []string{"borg", "create", "--compression", "lz4", "--chunker-params", "fixed,4194304",
-				"--stdin-name", "disk.raw", p.repo + "::" + tag, "-"}, stdin: disk}
+			return command{args: []string{
+				"borg", "create", "--compression", "lz4", "--chunker-params", "fixed,4194304",
+				"--stdin-name", "disk.raw", p.repo + "::" + tag, "-",
+			}, stdin: disk}
 		}),
 			step{name: restore, restores: nextDay, command: func(p places) command {
 				return command{args: []string{"borg", "extract", "--stdout", p.repo + "::n2"}, stdout: p.out}

@@ -197,11 +197,11 @@ func (s *story) change(ctx context.Context) error {
 		switch at := map[string]string{disk.ESP: "/boot/efi/", disk.Root: "/", disk.Data: "/data/"}[c.Part] + c.Path; {
 		case c.Body == nil:
 			delete(proof, at)
-			s.tell.line("%-9s removed    %s", c.Part, c.Path)
+			s.tell.row(c.Part, "removed    %s", c.Path)
 		default:
 			_, was := all[c.Path]
 			proof[at] = c.Body
-			s.tell.line("%-9s %s  %s, %s", c.Part, map[bool]string{true: "rewritten", false: "new      "}[was && c.Part == disk.Data], c.Path, size(int64(len(c.Body))))
+			s.tell.row(c.Part, "%-9s  %s, %s", map[bool]string{true: "rewritten", false: "new"}[was && c.Part == disk.Data], c.Path, size(int64(len(c.Body))))
 		}
 	}
 	changes = append(changes, disk.Change{Part: disk.Root, Path: disk.Proof, Body: disk.ProofOf(proof)})
@@ -293,7 +293,7 @@ func (s *story) proveNewer(ctx context.Context, target, what string, table int64
 
 func (s *story) check(name, what string, err error) error {
 	if err == nil {
-		s.tell.check("%-13s %s", name, what)
+		s.tell.check(name, "%s", what)
 	}
 	return err
 }
@@ -310,13 +310,13 @@ func (s *story) boot(fw qemu.Firmware) func(context.Context) error {
 		s.boots[fw] = b
 		for line := range strings.Lines(b.Serial) {
 			if strings.HasPrefix(line, "proof: ") {
-				s.tell.check("%-13s %s", "sha256sum", "in the guest: "+strings.TrimSpace(strings.TrimPrefix(line, "proof: ")))
+				s.tell.check("sha256sum", "in the guest: %s", strings.TrimSpace(strings.TrimPrefix(line, "proof: ")))
 			}
 		}
 		if strings.Contains(b.Serial, "proof: FAILED") {
 			return fmt.Errorf("the guest found files that are not as they should be:\n%s", b.Serial)
 		}
-		s.tell.check("%-13s \"%s\" after %.1f s, emulated", "QEMU", b.Prompt, b.Elapsed.Seconds())
+		s.tell.check("QEMU", "\"%s\" after %.1f s, emulated", b.Prompt, b.Elapsed.Seconds())
 		return nil
 	}
 }
@@ -330,7 +330,7 @@ func (s *story) verify(ctx context.Context) error {
 	if err := s.platter.run(ctx, &v, "verify", "--read-data"); err != nil {
 		return err
 	}
-	s.tell.check("%-13s %d images, %d blocks, %s read: no damage", "verify", v.Images, v.Blocks, size(v.BytesRead))
+	s.tell.check("verify", "%d images, %d blocks, %s read: no damage", v.Images, v.Blocks, size(v.BytesRead))
 	return nil
 }
 

@@ -29,6 +29,7 @@ type told struct {
 
 // said is a line of a step; a check is one that was proven.
 type said struct {
+	Head  string // what it is about, in a column of its own; may be empty
 	Text  string
 	Check bool
 	Bar   *bar
@@ -69,8 +70,14 @@ func (t *teller) line(format string, args ...any) {
 	t.say(said{Text: fmt.Sprintf(format, args...)})
 }
 
-func (t *teller) check(format string, args ...any) {
-	t.say(said{Text: fmt.Sprintf(format, args...), Check: true})
+// row says something about a thing.
+func (t *teller) row(head, format string, args ...any) {
+	t.say(said{Head: head, Text: fmt.Sprintf(format, args...)})
+}
+
+// check says what a tool has proven.
+func (t *teller) check(tool, format string, args ...any) {
+	t.say(said{Head: tool, Text: fmt.Sprintf(format, args...), Check: true})
 }
 
 // end finishes the title, which stood alone while the step ran, with the time
@@ -90,7 +97,11 @@ func (t *teller) print(s *told) {
 		if l.Check {
 			mark = t.paint(green, "✓")
 		}
-		fmt.Fprintf(t.out, "    %s %s\n", mark, l.Text)
+		text := l.Text
+		if l.Head != "" {
+			text = fmt.Sprintf("%-14s %s", l.Head, l.Text)
+		}
+		fmt.Fprintf(t.out, "    %s %s\n", mark, text)
 	}
 }
 
