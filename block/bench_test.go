@@ -6,6 +6,9 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // BenchmarkTarget writes a file of data and holes in turn and makes it
@@ -16,6 +19,8 @@ func BenchmarkTarget(b *testing.B) {
 		for _, mode := range []string{"direct", "buffered"} {
 			b.Run(mode+map[int]string{64 << 10: "/64KiB", 1 << 20: "/1MiB"}[piece], func(b *testing.B) {
 				b.SetBytes(size / 2)
+				before := cpuTime()
+				defer func() { b.ReportMetric((cpuTime()-before).Seconds()*1e3/float64(b.N), "cpu-ms/op") }()
 				for b.Loop() {
 					path := filepath.Join(b.TempDir(), "file")
 					tg, err := OpenTarget(path, TargetOptions{Size: size})
@@ -61,6 +66,8 @@ func BenchmarkSource(b *testing.B) {
 				_ = s.buffered.do(func(fd int) error { return s.buffered.f.Sync() })
 				s.buffered.drop(0, 0)
 			}
+			before := cpuTime()
+			defer func() { b.ReportMetric((cpuTime()-before).Seconds()*1e3/float64(b.N), "cpu-ms/op") }()
 			for b.Loop() {
 				inParallel(b, size, size, 1<<20, func(p []byte, off int64) error {
 					_, err := src.ReadAt(context.Background(), p, off)
@@ -69,6 +76,14 @@ func BenchmarkSource(b *testing.B) {
 			}
 		})
 	}
+}
+
+// cpuTime is what the process has used so far. On a busy machine it tells more
+// than the clock.
+func cpuTime() time.Duration {
+	var r unix.Rusage
+	_ = unix.Getrusage(unix.RUSAGE_SELF, &r)
+	return time.Duration(r.Utime.Nano() + r.Stime.Nano())
 }
 
 // inParallel calls f from four goroutines for every second stretch of size

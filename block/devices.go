@@ -59,6 +59,7 @@ func (s system) device(n node, disk string) Device {
 	src, err := s.open(d.Path, OpenOptions{Live: true})
 	if err != nil {
 		d.How, d.Why = Unreadable, err.Error()
+		d.Usage, _ = s.inUse(d.Path) // the reason given is why it cannot be opened
 		return d
 	}
 	defer src.Close()

@@ -45,10 +45,9 @@ type gpt struct {
 func (g *gpt) u64(at int) uint64 { return binary.LittleEndian.Uint64(g.header[at:]) }
 func (g *gpt) u32(at int) uint32 { return binary.LittleEndian.Uint32(g.header[at:]) }
 
-func (g *gpt) self() int64       { return int64(g.u64(24)) }
-func (g *gpt) other() int64      { return int64(g.u64(32)) }
-func (g *gpt) lastUsable() int64 { return int64(g.u64(48)) }
-func (g *gpt) entriesAt() int64  { return int64(g.u64(72)) }
+func (g *gpt) self() int64      { return int64(g.u64(24)) }
+func (g *gpt) other() int64     { return int64(g.u64(32)) }
+func (g *gpt) entriesAt() int64 { return int64(g.u64(72)) }
 
 // entrySectors returns how many sectors the entries fill.
 func (g *gpt) entrySectors() int64 { return roundUp(int64(len(g.entries)), g.sector) / g.sector }

@@ -9,6 +9,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// A mark tells whether a device was written to between two moments.
+type mark struct {
+	writes string    // the kernel's count of writes and discards to a device
+	mtime  time.Time // of a file
+}
+
 // Check returns an error when the device is no longer what was opened.
 func (s *source) Check() error {
 	size, err := s.size()

@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -93,6 +92,8 @@ func unfit(mode uint32) string {
 // explain adds to an error of the system what can be done about it.
 func explain(err error) error {
 	switch {
+	case errors.Is(err, fs.ErrPermission) && os.Geteuid() == 0:
+		return fmt.Errorf("%w: not even root may here: a container or a security policy forbids it", cause(err))
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("%w: run as root, or as a user who may access it", cause(err))
 	case errors.Is(err, unix.ENOMEDIUM):
@@ -177,6 +178,8 @@ func (s *source) openFile(st unix.Stat_t) error {
 	}
 	s.info.Name = fileName(abs)
 	s.resident.open(s.buffered, st.Size)
+	// Readahead would make pages look as if they had been cached before.
+	_ = s.buffered.do(func(fd int) error { return unix.Fadvise(fd, 0, 0, unix.FADV_RANDOM) })
 	return s.examine()
 }
 
@@ -224,10 +227,4 @@ func (s *source) Live() bool     { return len(written(s.usage)) > 0 }
 func (s *source) Close() error {
 	s.resident.close()
 	return errors.Join(s.direct.Close(), s.buffered.Close())
-}
-
-// A mark tells whether a device was written to between two moments.
-type mark struct {
-	writes string    // the kernel's count of writes and discards to a device
-	mtime  time.Time // of a file
 }

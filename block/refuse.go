@@ -57,17 +57,43 @@ func (p *TargetPlan) checkCarries(t *tally, what, dir string) error {
 	if p.File && within(p.path, dir) {
 		return refuse(p.Info.Path, fmt.Sprintf("lies inside the %s %s", what, dir), "choose a file elsewhere")
 	}
-	g := ground{tally: t}
-	g.path(dir, 0)
-	under := g.devs[p.node.dev]
-	if p.File {
-		under = !p.Create && g.files[[2]uint64{p.stat.Dev, p.stat.Ino}]
+	under := false
+	if !p.Create {
+		under = t.carries(p.stat, dir)
 	}
 	if under {
 		return refuse(p.Info.Path, fmt.Sprintf("carries the %s %s", what, dir),
 			"choose another target, or copy the "+what+" to another disk first")
 	}
 	return nil
+}
+
+// Carries reports whether the device or file at path is, or is a part of, what
+// the directory dir stands on. The directory need not exist yet.
+func Carries(path, dir string) (bool, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return false, fmt.Errorf("stat %s: %w", path, err)
+	}
+	dir, err := existing(dir)
+	if err != nil {
+		return false, fmt.Errorf("find %s: %w", dir, err)
+	}
+	t, err := host().tally()
+	if err != nil {
+		return false, err
+	}
+	return t.carries(st, dir), nil
+}
+
+// carries is Carries for a path that was looked up.
+func (t *tally) carries(st unix.Stat_t, dir string) bool {
+	g := ground{tally: t}
+	g.path(dir, 0)
+	if st.Mode&unix.S_IFMT == unix.S_IFBLK {
+		return g.devs[st.Rdev]
+	}
+	return g.files[[2]uint64{st.Dev, st.Ino}]
 }
 
 // existing returns dir, or the nearest folder above it that exists, without

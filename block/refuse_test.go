@@ -152,6 +152,11 @@ func TestTargetThatCarriesTheRepositoryIsRefused(t *testing.T) {
 	dir := mountAt(t, dev+"p1")
 	run1(t, "mount", "-o", "remount,ro", dir)
 	repo := filepath.Join(dir, "backups/repo") // not there yet
+	for path, want := range map[string]bool{dev: true, dev + "p1": true, file: true, dev + "p2": false, "/dev/null": false} {
+		if got, err := Carries(path, repo); got != want || err != nil {
+			t.Errorf("Carries(%s) = %v, %v, want %v", path, got, err, want)
+		}
+	}
 	for _, opts := range []TargetOptions{{Repository: repo}, {Catalog: repo}, {Repository: t.TempDir(), Catalog: repo}} {
 		for _, path := range []string{dev, dev + "p1", file} {
 			refused(t, host(), path, opts, "carries the ")

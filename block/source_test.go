@@ -159,6 +159,50 @@ func TestPartlyCachedFileReadsRight(t *testing.T) {
 	}
 }
 
+func TestFilesWithoutDirectReadsStayOutOfPageCache(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "file")
+	want := noise(11, 4<<20+99)
+	writeFile(t, path, want, 0)
+	for _, state := range []string{"cold", "warm"} {
+		src := open(t, path)
+		if err := src.direct.Close(); err != nil {
+			t.Fatal(err)
+		}
+		src.direct = nil
+		if state == "cold" {
+			evict(t, path)
+		} else {
+			readFile(t, path)
+		}
+		before := cached(src)
+		equal(t, state, readAll(t, src, 1<<20), want)
+		// What was there stays, what was not is gone again.
+		if after := cached(src); after > before+1 || state == "warm" && after < before {
+			t.Errorf("%s: pages in the cache: %d before, %d after", state, before, after)
+		}
+	}
+}
+
+func TestDevicesWithoutDirectReadsReadBack(t *testing.T) {
+	dev, _ := loopDisk(t, 1<<20+512, 512)
+	want := noise(12, 1<<20+512)
+	writeFile(t, dev, want, 0)
+	src := open(t, dev)
+	h, err := openHandle(dev, os.O_RDONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	src.direct.Close()
+	src.direct, src.buffered = nil, h
+	equal(t, dev, readAll(t, src, 64<<10), want)
+	if src.Direct() {
+		t.Error("says that it reads past the page cache")
+	}
+	if err := src.Check(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestDevicesReadBack(t *testing.T) {
 	for _, sector := range []int{512, 4096} {
 		size := int64(5<<20 + 3*4096)

@@ -6,9 +6,12 @@ import (
 	"errors"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 func target(t *testing.T, path string, opts TargetOptions) *Target {
@@ -280,5 +283,54 @@ func TestMistypedDeviceIsNotCreated(t *testing.T) {
 	_, err := PlanTarget("/dev/no-such-disk", TargetOptions{Size: 1})
 	if !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "platter devices") {
 		t.Errorf("got %v, want ErrRefused with advice", err)
+	}
+}
+
+func TestFailedSyncIsFinal(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "file")
+	tg := target(t, path, TargetOptions{Size: 8192})
+	good := tg.direct
+	bad, err := openHandle("/dev/full", os.O_RDWR, 0) // has no fsync
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer bad.Close()
+	tg.direct = bad
+	if err := tg.Sync(); err == nil || !strings.Contains(err.Error(), path) {
+		t.Fatalf("Sync = %v", err)
+	}
+	tg.direct = good
+	for what, err := range map[string]error{
+		"Sync":  tg.Sync(),
+		"Zero":  tg.Zero(context.Background(), Extent{0, 4096}),
+		"Write": func() error { _, err := tg.WriteAt(make([]byte, 4096), 0); return err }(),
+	} {
+		if err == nil || !strings.Contains(err.Error(), "may be lost") {
+			t.Errorf("%s after a failed sync = %v", what, err)
+		}
+	}
+}
+
+func TestFullDiskNamesFileAndRemedy(t *testing.T) {
+	dir := t.TempDir()
+	run1(t, "mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", dir)
+	t.Cleanup(func() { _ = exec.Command("umount", dir).Run() })
+	path := filepath.Join(dir, "file")
+	tg := target(t, path, TargetOptions{Size: 4 << 20})
+	defer tg.Close()
+	_, err := tg.WriteAt(make([]byte, 2<<20), 65536)
+	if !errors.Is(err, unix.ENOSPC) || !strings.Contains(err.Error(), path+" at 65536") || !strings.Contains(err.Error(), "make room") {
+		t.Errorf("WriteAt = %v", err)
+	}
+}
+
+func TestRereadOfATableIsANotice(t *testing.T) {
+	dev, _ := loopDisk(t, 1<<20, 512)
+	// The kernel reads tables of loop devices only when asked at attaching.
+	if err := target(t, dev, TargetOptions{}).RereadTable(); err != nil && !errors.Is(err, ErrReread) {
+		t.Errorf("device: %v", err)
+	}
+	if err := target(t, filepath.Join(t.TempDir(), "file"), TargetOptions{}).RereadTable(); err != nil {
+		t.Errorf("file: %v", err)
 	}
 }
