@@ -79,8 +79,11 @@ const (
 	Align = 4096
 	// MaxSize bounds the length of a segment in bytes, on reading.
 	MaxSize = 1 << 30
-	// MaxRecords bounds the number of records of a segment.
+	// MaxRecords bounds the number of records of a segment, on reading.
 	MaxRecords = 1 << 20
+	// maxBuilt bounds it on writing: footers are kept in memory, by those who
+	// write and those who read, and blocks may compress to almost nothing.
+	maxBuilt = 1 << 16
 )
 
 // A Builder fills a buffer with one segment.
@@ -145,7 +148,7 @@ func (b *Builder) size(records, payload int) int {
 
 // Fits reports whether a payload of the given length can still be added.
 func (b *Builder) Fits(payload int) bool {
-	return len(b.records) < MaxRecords && b.size(1, payload) <= len(b.buf)
+	return len(b.records) < maxBuilt && b.size(1, payload) <= len(b.buf)
 }
 
 // Add copies a payload in, which must fit, and returns its record number. The
