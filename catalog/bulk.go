@@ -184,11 +184,7 @@ func (b *bulk) finish(ctx context.Context) error {
 	if err := errors.Join(last.finish(), b.pages.finish(), b.records.finish()); err != nil {
 		return err
 	}
-	err := b.c.read("add segments to", func() error { return b.c.db.Ingest(ctx, b.tables.paths) })
-	if err == nil {
-		err = b.c.state.get()
-	}
-	if err != nil {
+	if err := b.c.read("add segments to", func() error { return b.c.db.Ingest(ctx, b.tables.paths) }); err != nil {
 		return err
 	}
 	b.c.setTotals(b.next)

@@ -9,6 +9,7 @@
 package catalog
 
 import (
+	"bytes"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -200,11 +201,4 @@ func (h head) check(opts Options) error {
 }
 
 // compareSegments orders segments as their object names do.
-func compareSegments(a, b image.SegmentID) int {
-	for i := range a {
-		if a[i] != b[i] {
-			return int(a[i]) - int(b[i])
-		}
-	}
-	return 0
-}
+func compareSegments(a, b image.SegmentID) int { return bytes.Compare(a[:], b[:]) }

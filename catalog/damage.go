@@ -4,8 +4,6 @@ import (
 	"context"
 	"slices"
 
-	"github.com/cockroachdb/pebble/v2"
-
 	"platter/image"
 )
 
@@ -138,20 +136,25 @@ func compareDamage(a, b damagedRecord) int {
 	return int(int64(a.at.Record) - int64(b.at.Record))
 }
 
-// setDamage replaces all damage known, if it differs.
-func (c *Catalog) setDamage(ctx context.Context, want []damagedRecord) error {
-	slices.SortFunc(want, compareDamage)
-	want = slices.Compact(want)
-	var have []damagedRecord
-	err := c.Damaged(ctx, func(id image.ID, at image.Location) error {
-		have = append(have, damagedRecord{at, id})
+// damageOf returns what list lists, sorted.
+func damageOf(ctx context.Context, list func(context.Context, func(image.ID, image.Location) error) error) ([]damagedRecord, error) {
+	var all []damagedRecord
+	err := list(ctx, func(id image.ID, at image.Location) error {
+		all = append(all, damagedRecord{at, id})
 		return nil
 	})
+	slices.SortFunc(all, compareDamage)
+	return slices.CompactFunc(all, func(a, b damagedRecord) bool { return a.at == b.at }), err
+}
+
+// setDamage replaces all damage known by want, which is sorted, if it differs.
+func (c *Catalog) setDamage(ctx context.Context, want []damagedRecord) error {
+	have, err := damageOf(ctx, c.Damaged)
 	if err != nil || slices.Equal(have, want) {
 		return err
 	}
 	b := c.db.NewBatch()
-	b.DeleteRange([]byte{tagDamage}, []byte{tagDamage + 1}, &pebble.WriteOptions{})
+	b.DeleteRange([]byte{tagDamage}, []byte{tagDamage + 1}, nil)
 	for _, r := range want {
 		b.Set(damageKey(r.at), r.id[:], nil)
 	}

@@ -8,11 +8,10 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 )
 
-// failure is the first error after which a catalog does nothing more. Pebble
-// reports errors that it cannot live with to its logger, from any goroutine,
-// and expects the process to end there. A backup must not end because its
-// cache has: the error is kept here, every call refuses from then on, and the
-// repository has all that the catalog would have said.
+// failure is the first error after which a catalog does nothing more: a failed
+// write (see guardFS), or damage met by any goroutine. A backup does not end
+// because its cache has: every call refuses from then on, and the repository
+// has all that the catalog would have said.
 type failure struct {
 	dir string
 	mu  sync.Mutex
@@ -62,8 +61,9 @@ type logger struct{ state *failure }
 func (logger) Infof(string, ...any)  {}
 func (logger) Errorf(string, ...any) {}
 
-// Fatalf returns, which Pebble does not expect: the catalog is marked as
-// failed, and the caller looks at the mark before it believes in any success.
+// Fatalf returns, where Pebble expects the process to end: the catalog is
+// marked as failed, and the caller looks at the mark before it believes in any
+// success.
 func (l logger) Fatalf(format string, args ...any) {
 	l.state.set(ErrFailed, fmt.Sprintf(format, args...))
 }
@@ -73,7 +73,10 @@ func (c *Catalog) read(what string, f func() error) error {
 	if err := c.state.get(); err != nil {
 		return err
 	}
-	return c.state.wrap(what, f())
+	if err := f(); err != nil {
+		return c.state.wrap(what, err)
+	}
+	return c.state.get()
 }
 
 // apply commits b and closes it. durable says whether to wait for the disk.

@@ -27,7 +27,7 @@ const tableBytes = 8 << 20
 func indexOptions(dir *directory, opts Options, state *failure, fresh bool) (o *pebble.Options, release func()) {
 	cache := pebble.NewCache(opts.Memory / 2)
 	o = &pebble.Options{
-		FS:                          dir.fs,
+		FS:                          guardFS{dir.fs, &freezer{state: state}},
 		Cache:                       cache,
 		Comparer:                    comparer(),
 		FormatMajorVersion:          indexFormat,
@@ -63,11 +63,15 @@ func indexOptions(dir *directory, opts Options, state *failure, fresh bool) (o *
 // openIndex opens the Pebble database in a sub-directory of the catalog's.
 func openIndex(dir *directory, opts Options, name string, state *failure, o *pebble.Options) (*pebble.DB, error) {
 	db, err := pebble.Open(dir.path(name), o)
+	if failed := state.get(); failed != nil {
+		// What Pebble says after a failed write is of no interest.
+		if err == nil {
+			failed = errors.Join(failed, db.Close())
+		}
+		return nil, failed
+	}
 	if err != nil {
 		return nil, openError(opts, name, err)
-	}
-	if err := state.get(); err != nil {
-		return nil, errors.Join(err, db.Close())
 	}
 	return db, nil
 }

@@ -3,6 +3,7 @@ package catalog
 import (
 	"cmp"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
@@ -323,7 +324,7 @@ func (c *Catalog) abandonUnfinished() error {
 		if len(key) != 5 {
 			return corrupt("mark of %d bytes", len(key))
 		}
-		numbers = append(numbers, uint32(key[1])<<24|uint32(key[2])<<16|uint32(key[3])<<8|uint32(key[4]))
+		numbers = append(numbers, binary.BigEndian.Uint32(key[1:]))
 		return nil
 	})
 	if err != nil {

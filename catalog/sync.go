@@ -252,11 +252,7 @@ func (c *Catalog) addManifests(ctx context.Context, repo Repository, names []str
 }
 
 func (c *Catalog) syncDamage(ctx context.Context, repo Repository, report *SyncReport) error {
-	var want []damagedRecord
-	err := repo.Damaged(ctx, func(id image.ID, at image.Location) error {
-		want = append(want, damagedRecord{at, id})
-		return nil
-	})
+	want, err := damageOf(ctx, repo.Damaged)
 	if err != nil {
 		return fmt.Errorf("list damage: %w", err)
 	}
