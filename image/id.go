@@ -104,7 +104,7 @@ func NewHasher(algorithm string, key [32]byte) (*Hasher, error) {
 	case IDAlgorithm8:
 		h.mask = 0xff
 	default:
-		return nil, fmt.Errorf("unknown ID algorithm %q: this repository needs a newer platter", algorithm)
+		return nil, fmt.Errorf("unknown ID algorithm %q", algorithm)
 	}
 	var pageKey [32]byte
 	blake3.DeriveKey("platter 2026 map page ID", key[:], pageKey[:])

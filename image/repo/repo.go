@@ -145,8 +145,10 @@ func Open(ctx context.Context, st store.Store) (*Repo, error) {
 	if r.Keys, err = openKeys(ctx, st, r.Config.Domain); err != nil {
 		return nil, fmt.Errorf("%s: %w", st.Location(), err)
 	}
-	r.hasher, err = image.NewHasher(r.Config.IDAlgorithm, r.Keys.ID)
-	return r, err
+	if r.hasher, err = image.NewHasher(r.Config.IDAlgorithm, r.Keys.ID); err != nil {
+		return nil, fmt.Errorf("%s: config: %w: %w", st.Location(), err, keys.ErrNewer)
+	}
+	return r, nil
 }
 
 // checkConfig refuses what this program does not know.
