@@ -23,7 +23,7 @@ func ParseManifestName(name string) (tag string, seq uint64, ok bool) {
 		return "", 0, false
 	}
 	seq, err := strconv.ParseUint(parts[2], 16, 64)
-	return parts[1], seq, err == nil && seq > 0
+	return parts[1], seq, err == nil && seq > 0 && name == manifestName(parts[1], seq)
 }
 
 // Manifests calls f for the name of every manifest, in order of name.
@@ -129,13 +129,12 @@ func (r *Repo) head(ctx context.Context, tag string) (seq uint64, digest image.D
 	}
 	_, digest, err = r.manifest(ctx, manifestName(tag, seq))
 	if errors.Is(err, store.ErrNotFound) {
-		t, err := r.tombstone(ctx, tombstones+tag+"/"+fmt.Sprintf("%016x", seq))
-		if err != nil {
-			return 0, digest, err
+		var t *Tombstone
+		if t, err = r.tombstone(ctx, tombstones+tag+"/"+fmt.Sprintf("%016x", seq)); err == nil {
+			digest = t.Digest
 		}
-		return seq, t.Digest, nil
 	}
-	// A damaged newest manifest must not stop new images: it is named by no
+	// A damaged end of the chain must not stop new images: it is named by no
 	// digest, which verify reports.
 	if errors.Is(err, image.ErrCorrupt) {
 		return seq, image.Digest{}, nil
