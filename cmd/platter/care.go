@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -110,6 +111,21 @@ func ratio(logical, stored int64) string {
 		return ""
 	}
 	return fmt.Sprintf(", 1/%.1f of the images", float64(logical)/float64(stored))
+}
+
+func runInspect(ctx context.Context, c *call, args []string) error {
+	if !c.term.json {
+		return job.Inspect(ctx, nil, args[0], c.term)
+	}
+	var text bytes.Buffer
+	err := job.Inspect(ctx, nil, args[0], &text)
+	if text.Len() > 0 {
+		c.term.object("file", struct {
+			Path string   `json:"path"`
+			Text []string `json:"text"`
+		}{args[0], strings.Split(strings.TrimSpace(text.String()), "\n")})
+	}
+	return err
 }
 
 // version is set by the linker where the build knows better than the module.

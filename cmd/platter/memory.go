@@ -2,10 +2,10 @@ package main
 
 import "runtime/debug"
 
-// limitMemory keeps the process below budget bytes: the garbage collector
-// works harder as the heap nears its part of it. What jobs keep outside the
-// heap, and the program itself, have the rest.
+// limitMemory keeps the process below budget bytes. The heap has half of it:
+// segments being filled lie outside the heap, and take the other half. The
+// collector begins early, since most of what it finds is garbage.
 func limitMemory(budget int64) {
-	debug.SetMemoryLimit(budget * 3 / 4)
+	debug.SetMemoryLimit(budget / 2)
 	debug.SetGCPercent(50)
 }

@@ -88,7 +88,7 @@ type flag struct {
 
 // limits of what flags take
 const (
-	minMemory, maxMemory = 64 * mib, tib
+	minMemory, maxMemory = 128 * mib, tib
 	maxLockWait          = 7 * day
 	maxKeep              = 1_000_000
 	maxGrace             = 10 * 365 * day
@@ -97,26 +97,46 @@ const (
 // globalFlags are those of every command.
 func globalFlags() []flag {
 	return []flag{
-		{"repo", "r", "repository: a directory", "PLATTER_REPOSITORY",
-			func(o *options) pflag.Value { return text("PATH", &o.repo) }},
-		{"catalog", "", "catalog directory (default one per repository)", "PLATTER_CATALOG",
-			func(o *options) pflag.Value { return text("PATH", &o.catalog) }},
-		{"memory", "", "memory for the whole process", "",
-			func(o *options) pflag.Value { return size(&o.memory, minMemory, maxMemory) }},
-		{"lock-wait", "", "how long to wait while another platter holds the catalog", "",
-			func(o *options) pflag.Value { return span(&o.lockWait, 0, maxLockWait) }},
-		{"limit-read", "", "read no more than this from devices in a second", "",
-			func(o *options) pflag.Value { return rate(&o.limitRead) }},
-		{"limit-write", "", "write no more than this to devices in a second", "",
-			func(o *options) pflag.Value { return rate(&o.limitWrite) }},
-		{"json", "", "print one JSON object per line", "",
-			func(o *options) pflag.Value { return toggle(&o.json) }},
-		{"quiet", "q", "no progress and no summary", "",
-			func(o *options) pflag.Value { return toggle(&o.quiet) }},
-		{"verbose", "v", "say more about what is done and why", "",
-			func(o *options) pflag.Value { return toggle(&o.verbose) }},
-		{"help", "h", "show help", "",
-			func(o *options) pflag.Value { return toggle(&o.help) }},
+		{
+			"repo", "r", "repository: a directory", "PLATTER_REPOSITORY",
+			func(o *options) pflag.Value { return text("PATH", &o.repo) },
+		},
+		{
+			"catalog", "", "catalog directory (default one per repository)", "PLATTER_CATALOG",
+			func(o *options) pflag.Value { return text("PATH", &o.catalog) },
+		},
+		{
+			"memory", "", "memory for the whole process", "",
+			func(o *options) pflag.Value { return size(&o.memory, minMemory, maxMemory) },
+		},
+		{
+			"lock-wait", "", "how long to wait while another platter holds the catalog", "",
+			func(o *options) pflag.Value { return span(&o.lockWait, 0, maxLockWait) },
+		},
+		{
+			"limit-read", "", "read no more than this from devices in a second", "",
+			func(o *options) pflag.Value { return rate(&o.limitRead) },
+		},
+		{
+			"limit-write", "", "write no more than this to devices in a second", "",
+			func(o *options) pflag.Value { return rate(&o.limitWrite) },
+		},
+		{
+			"json", "", "print one JSON object per line", "",
+			func(o *options) pflag.Value { return toggle(&o.json) },
+		},
+		{
+			"quiet", "q", "no progress and no summary", "",
+			func(o *options) pflag.Value { return toggle(&o.quiet) },
+		},
+		{
+			"verbose", "v", "say more about what is done and why", "",
+			func(o *options) pflag.Value { return toggle(&o.verbose) },
+		},
+		{
+			"help", "h", "show help", "",
+			func(o *options) pflag.Value { return toggle(&o.help) },
+		},
 	}
 }
 
@@ -126,56 +146,84 @@ func dryRunFlag(usage string) flag {
 
 func initFlags() []flag {
 	return []flag{
-		{"block-size", "", "size of a block, a power of two; it can never be changed", "",
-			func(o *options) pflag.Value { return power(&o.blockSize, repo.MinBlockSize, repo.MaxBlockSize) }},
-		{"no-encryption", "", "a repository that anybody who has its files can read", "",
-			func(o *options) pflag.Value { return toggle(&o.noEncryption) }},
+		{
+			"block-size", "", "size of a block, a power of two; it can never be changed", "",
+			func(o *options) pflag.Value { return power(&o.blockSize, repo.MinBlockSize, repo.MaxBlockSize) },
+		},
+		{
+			"no-encryption", "", "a repository that anybody who has its files can read", "",
+			func(o *options) pflag.Value { return toggle(&o.noEncryption) },
+		},
 	}
 }
 
 func backupFlags() []flag {
 	return []flag{
-		{"volume", "", "name of the volume (default from the device's serial number or path)", "",
-			func(o *options) pflag.Value { return text("NAME", &o.volume) }},
-		{"tag", "", "a word to keep with the image; may be given again", "",
-			func(o *options) pflag.Value { return texts("TAG", &o.tags) }},
-		{"tracker", "", "how to know what changed; full compares every block", "",
-			func(o *options) pflag.Value { return choice(&o.tracker, "auto", "full") }},
-		{"live", "", "image a device that is in use; the image is marked fuzzy", "",
-			func(o *options) pflag.Value { return toggle(&o.live) }},
-		{"allow-unreadable", "", "go on past read errors; the ranges are recorded and hold zeros", "",
-			func(o *options) pflag.Value { return toggle(&o.allowUnreadable) }},
-		{"replace-device", "", "let another device go on under the volume's name", "",
-			func(o *options) pflag.Value { return toggle(&o.replaceDevice) }},
+		{
+			"volume", "", "name of the volume (default from the device's serial number or path)", "",
+			func(o *options) pflag.Value { return text("NAME", &o.volume) },
+		},
+		{
+			"tag", "", "a word to keep with the image; may be given again", "",
+			func(o *options) pflag.Value { return texts("TAG", &o.tags) },
+		},
+		{
+			"tracker", "", "how to know what changed; full compares every block", "",
+			func(o *options) pflag.Value { return choice(&o.tracker, "auto", "full") },
+		},
+		{
+			"live", "", "image a device that is in use; the image is marked fuzzy", "",
+			func(o *options) pflag.Value { return toggle(&o.live) },
+		},
+		{
+			"allow-unreadable", "", "go on past read errors; the ranges are recorded and hold zeros", "",
+			func(o *options) pflag.Value { return toggle(&o.allowUnreadable) },
+		},
+		{
+			"replace-device", "", "let another device go on under the volume's name", "",
+			func(o *options) pflag.Value { return toggle(&o.replaceDevice) },
+		},
 		dryRunFlag("read and compare, store nothing"),
 	}
 }
 
 func restoreFlags() []flag {
 	return []flag{
-		{"yes", "y", "overwrite what is on TARGET without asking", "",
-			func(o *options) pflag.Value { return toggle(&o.yes) }},
-		{"in-place", "", "read TARGET and write only the blocks that differ", "",
-			func(o *options) pflag.Value { return toggle(&o.inPlace) }},
-		{"no-read-back", "", "do not read TARGET again at the end to prove it", "",
-			func(o *options) pflag.Value { return toggle(&o.noReadBack) }},
+		{
+			"yes", "y", "overwrite what is on TARGET without asking", "",
+			func(o *options) pflag.Value { return toggle(&o.yes) },
+		},
+		{
+			"in-place", "", "read TARGET and write only the blocks that differ", "",
+			func(o *options) pflag.Value { return toggle(&o.inPlace) },
+		},
+		{
+			"no-read-back", "", "do not read TARGET again at the end to prove it", "",
+			func(o *options) pflag.Value { return toggle(&o.noReadBack) },
+		},
 		dryRunFlag("show the plan, write nothing"),
 	}
 }
 
 func verifyFlags() []flag {
 	return []flag{
-		{"read-data", "", "read every stored byte", "",
-			func(o *options) pflag.Value { return toggle(&o.readData) }},
-		{"read-data-subset", "", "read this share of the stored bytes, picked at random", "",
-			func(o *options) pflag.Value { return share(&o.subset) }},
+		{
+			"read-data", "", "read every stored byte", "",
+			func(o *options) pflag.Value { return toggle(&o.readData) },
+		},
+		{
+			"read-data-subset", "", "read this share of the stored bytes, picked at random", "",
+			func(o *options) pflag.Value { return share(&o.subset) },
+		},
 	}
 }
 
 func pruneFlags() []flag {
 	keep := func(name, what string, p func(*options) *int) flag {
-		return flag{"keep-" + name, "", "keep " + what, "",
-			func(o *options) pflag.Value { return count(p(o), maxKeep) }}
+		return flag{
+			"keep-" + name, "", "keep " + what, "",
+			func(o *options) pflag.Value { return count(p(o), maxKeep) },
+		}
 	}
 	return []flag{
 		keep("last", "the N newest images", func(o *options) *int { return &o.keepLast }),
@@ -184,20 +232,28 @@ func pruneFlags() []flag {
 		keep("weekly", "the newest image of each of the last N weeks that have one", func(o *options) *int { return &o.keepWeekly }),
 		keep("monthly", "the newest image of each of the last N months that have one", func(o *options) *int { return &o.keepMonthly }),
 		keep("yearly", "the newest image of each of the last N years that have one", func(o *options) *int { return &o.keepYearly }),
-		{"keep-within", "", "keep all so far back from the volume's newest image", "",
-			func(o *options) pflag.Value { return within(&o.keepWithin) }},
+		{
+			"keep-within", "", "keep all so far back from the volume's newest image", "",
+			func(o *options) pflag.Value { return within(&o.keepWithin) },
+		},
 		dryRunFlag("print the reason for each image, forget none"),
 	}
 }
 
 func collectFlags() []flag {
 	return []flag{
-		{"grace", "", "time from condemned to deleted", "",
-			func(o *options) pflag.Value { return span(&o.grace, 0, maxGrace) }},
-		{"min-age", "", "age below which nothing is condemned", "",
-			func(o *options) pflag.Value { return span(&o.minAge, 0, maxGrace) }},
-		{"max-delete", "", "largest share of the stored bytes that one run may delete", "",
-			func(o *options) pflag.Value { return share(&o.maxDelete) }},
+		{
+			"grace", "", "time from condemned to deleted", "",
+			func(o *options) pflag.Value { return span(&o.grace, 0, maxGrace) },
+		},
+		{
+			"min-age", "", "age below which nothing is condemned", "",
+			func(o *options) pflag.Value { return span(&o.minAge, 0, maxGrace) },
+		},
+		{
+			"max-delete", "", "largest share of the stored bytes that one run may delete", "",
+			func(o *options) pflag.Value { return share(&o.maxDelete) },
+		},
 		dryRunFlag("print what would be condemned and deleted, touch nothing"),
 	}
 }

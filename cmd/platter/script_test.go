@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,6 +16,11 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
+
+	"platter/image/keys"
+	"platter/image/repo"
+	"platter/image/store/dir"
+	"platter/image/store/vfs"
 )
 
 func TestMain(m *testing.M) {
@@ -54,6 +60,7 @@ func TestScripts(t *testing.T) {
 			"tree":   scriptTree,
 			"json":   scriptJSON,
 			"hold":   scriptHold,
+			"newer":  scriptNewer,
 			"loop":   scriptLoop,
 			"tmpfs":  scriptTmpfs,
 			"mount":  scriptMount,
@@ -221,6 +228,19 @@ func scriptHold(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	ts.Check(unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB))
 	ts.Defer(func() { f.Close() })
+}
+
+// newer REPOSITORY gives the config the format version of a later program.
+func scriptNewer(ts *testscript.TestScript, neg bool, args []string) {
+	path := ts.MkAbs(args[0])
+	st, err := dir.Open(path, vfs.OS())
+	ts.Check(err)
+	r, err := repo.Open(context.Background(), st)
+	ts.Check(err)
+	r.Config.Version++
+	object, _, err := r.Keys.Seal(keys.KindConfig, "config", r.Config)
+	ts.Check(errors.Join(err, st.Close()))
+	ts.Check(os.WriteFile(filepath.Join(path, "config"), object, 0o600))
 }
 
 // loop NAME FILE [ARGS...] attaches FILE to a loop device until the script ends

@@ -31,10 +31,13 @@ var groups = [...]struct{ id, title string }{
 // commands is the table.
 func commands() []command {
 	return []command{
-		{"init", "", "make", "make a repository",
+		{
+			"init", "", "make", "make a repository",
 			"Makes an empty repository. One that exists already is refused and left as it is.",
-			"platter init -r /backup/repo\nplatter init -r /backup/repo --block-size 128KiB", initFlags(), runInit},
-		{"backup", "DEVICE...", "make", "image disks, partitions or files",
+			"platter init -r /backup/repo\nplatter init -r /backup/repo --block-size 128KiB", initFlags(), runInit,
+		},
+		{
+			"backup", "DEVICE...", "make", "image disks, partitions or files",
 			`Images each DEVICE: a disk, a partition, a logical volume, a loop device or a
 file. The first image reads and stores everything but zeros; each later one
 stores only the blocks that changed. Every image is whole: it can be restored,
@@ -42,25 +45,42 @@ and deleted, without the others.
 
 A device that is mounted read-write or in use below LVM, md or swap is refused:
 image a snapshot of it, or say --live.`,
-			"platter backup /dev/sda\nplatter backup --volume db1/root --tag before-upgrade /dev/vg0/root-snapshot", backupFlags(), runBackup},
-		{"devices", "", "make", "list devices that can be imaged",
+			"platter backup /dev/sda\nplatter backup --volume db1/root --tag before-upgrade /dev/vg0/root-snapshot", backupFlags(), runBackup,
+		},
+		{
+			"devices", "", "make", "list devices that can be imaged",
 			"Lists this machine's block devices with what is on them and the name that a\nvolume of each would have.",
-			"platter devices\nplatter devices --json", nil, runDevices},
+			"platter devices\nplatter devices --json", nil, runDevices,
+		},
 
-		{"images", "[VOLUME]", "look", "list images",
+		{
+			"images", "[VOLUME]", "look", "list images",
 			"Lists the images of the repository, or of one volume, oldest first.",
-			"platter images\nplatter images --json db1/root", nil, runImages},
-		{"show", "IMAGE", "look", "show all about one image",
+			"platter images\nplatter images --json db1/root", nil, runImages,
+		},
+		{
+			"show", "IMAGE", "look", "show all about one image",
 			"Shows what an image is of, when and how it was made, and what it cost.\n\n" + imageGrammar,
-			"platter show latest\nplatter show db1/root@2026-01-31T03:00:00Z", nil, runShow},
-		{"diff", "IMAGE IMAGE", "look", "list where two images differ",
+			"platter show latest\nplatter show db1/root@2026-01-31T03:00:00Z", nil, runShow,
+		},
+		{
+			"diff", "IMAGE IMAGE", "look", "list where two images differ",
 			"Lists the extents in which two images differ. Only their maps are read, and\nof those only the parts that differ.\n\n" + imageGrammar,
-			"platter diff db1/root@2026-01-30 db1/root", nil, runDiff},
-		{"stats", "", "look", "sum up the repository",
+			"platter diff db1/root@2026-01-30 db1/root", nil, runDiff,
+		},
+		{
+			"stats", "", "look", "sum up the repository",
 			"Counts volumes, images and segments, and tells what they hold and take.",
-			"platter stats\nplatter stats --json", nil, runStats},
+			"platter stats\nplatter stats --json", nil, runStats,
+		},
+		{
+			"inspect", "FILE", "look", "describe one file of a repository",
+			"Describes a file of a repository (config, key, segment or manifest), checks it,\nand says where it is damaged. It needs nothing but the file.",
+			"platter inspect /backup/repo/config", nil, runInspect,
+		},
 
-		{"restore", "IMAGE TARGET", "return", "write an image back to a disk or a file",
+		{
+			"restore", "IMAGE TARGET", "return", "write an image back to a disk or a file",
 			`Writes IMAGE to TARGET: a disk, a partition, or a file, which is made if it does
 not exist. Shows the plan and asks first; without a terminal, --yes says so.
 Every block is checked before it is written, and TARGET is read back at the end.
@@ -69,30 +89,59 @@ A target that is mounted, in use, too small or otherwise wrong is refused
 before anything is written.
 
 ` + imageGrammar,
-			"platter restore latest /dev/sdb\nplatter restore --yes db1/root@2026-01-31 /var/tmp/root.img", restoreFlags(), runRestore},
+			"platter restore latest /dev/sdb\nplatter restore --yes db1/root@2026-01-31 /var/tmp/root.img", restoreFlags(), runRestore,
+		},
 
-		{"prune", "[VOLUME...]", "keep", "forget images by rules",
+		{
+			"verify", "[IMAGE...]", "prove", "prove that images can be restored",
+			`Checks the structure of the images given, or of all: manifests, maps, and that
+every block is where it should be. With --read-data every stored byte is read
+and checked too. Damage is named by image, extent and segment, and damaged
+blocks are stored again by the next backup that meets them.
+
+` + imageGrammar,
+			"platter verify\nplatter verify --read-data-subset 5%", verifyFlags(), runVerify,
+		},
+
+		{
+			"prune", "[VOLUME...]", "keep", "forget images by rules",
 			`Forgets the images that no rule keeps, of the volumes given or of all. Rules
 apply to each volume by itself; without any rule nothing is done. The space is
 reclaimed by "platter gc".`,
-			"platter prune --keep-daily 7 --keep-weekly 4 --keep-monthly 12 --dry-run\nplatter prune --keep-within 30d db1/root", pruneFlags(), runPrune},
-		{"gc", "", "keep", "reclaim space that no image needs",
+			"platter prune --keep-daily 7 --keep-weekly 4 --keep-monthly 12 --dry-run\nplatter prune --keep-within 30d db1/root", pruneFlags(), runPrune,
+		},
+		{
+			"gc", "", "keep", "reclaim space that no image needs",
 			`Condemns segments that no image needs, and deletes those condemned for longer
 than the grace. Running backups are safe at any setting.`,
-			"platter gc\nplatter gc --dry-run", collectFlags(), runCollect},
+			"platter gc\nplatter gc --dry-run", collectFlags(), runCollect,
+		},
 
-		{"catalog rebuild", "", "care", "make the catalog anew from the repository",
+		{
+			"catalog check", "", "care", "compare the catalog with the repository",
+			"Compares the catalog with the repository, and says where they differ. Nothing\nis changed.",
+			"platter catalog check", nil, runCatalogCheck,
+		},
+		{
+			"catalog rebuild", "", "care", "make the catalog anew from the repository",
 			"Makes the catalog anew from segments and manifests. Nothing is lost with a\ncatalog but time.",
-			"platter catalog rebuild", nil, runCatalogRebuild},
-		{"completion", "SHELL", "care", "print a completion script for bash, zsh or fish",
+			"platter catalog rebuild", nil, runCatalogRebuild,
+		},
+		{
+			"completion", "SHELL", "care", "print a completion script for bash, zsh or fish",
 			"Prints a script that lets the shell complete commands, flags and volumes.\nSHELL is bash, zsh or fish.",
-			"platter completion bash >/etc/bash_completion.d/platter\nplatter completion zsh >\"${fpath[1]}/_platter\"\nplatter completion fish >~/.config/fish/completions/platter.fish", nil, runCompletion},
-		{"help", "[COMMAND...]", "care", "show help",
+			"platter completion bash >/etc/bash_completion.d/platter\nplatter completion zsh >\"${fpath[1]}/_platter\"\nplatter completion fish >~/.config/fish/completions/platter.fish", nil, runCompletion,
+		},
+		{
+			"help", "[COMMAND...]", "care", "show help",
 			"Shows the help of a command, or lists all.",
-			"platter help\nplatter help catalog rebuild", nil, runHelp},
-		{"version", "", "care", "print the version",
+			"platter help\nplatter help catalog rebuild", nil, runHelp,
+		},
+		{
+			"version", "", "care", "print the version",
 			"Prints the version of this program, the commit it was built from and the Go\nthat built it.",
-			"platter version\nplatter version --json", nil, runVersion},
+			"platter version\nplatter version --json", nil, runVersion,
+		},
 	}
 }
 

@@ -62,6 +62,16 @@ func (t *terminal) printf(format string, args ...any) {
 	t.wrote(fmt.Fprintf(t.out, format, harmless(args)...))
 }
 
+// Write prints a result that its writer has made harmless.
+func (t *terminal) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.wipe()
+	n, err := t.out.Write(p)
+	t.wrote(n, err)
+	return n, err
+}
+
 // notef tells people something beside the result; one line, without its end.
 func (t *terminal) notef(format string, args ...any) {
 	t.mu.Lock()
