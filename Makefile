@@ -17,7 +17,7 @@ FUZZTIME_LONG ?= 10m
 # Packages where goroutines share data.
 RACE ?= ./block/... ./image/store/... ./internal/job/...
 # Packages whose test repositories can cut xxhash64 to 8 bits.
-NARROW ?= ./image/... ./catalog/... ./internal/job/... ./cmd/...
+NARROW ?= ./image/... ./catalog/... ./internal/job/... ./cmd/... ./vmtests
 
 TOOL = go tool -modfile=internal/tools/go.mod
 
@@ -50,7 +50,7 @@ unit: # the seeds of the fuzz tests and a few boots are among them
 	go test -timeout $(TIMEOUT) ./...
 
 narrow: # blocks that share their xxhash64 must stay apart: make it 8 bits
-	PLATTER_TEST_XXH8=1 go test -timeout $(TIMEOUT) $(NARROW)
+	PLATTER_TEST_XXH8=1 go test -short -timeout $(TIMEOUT) $(NARROW)
 
 race:
 	CGO_ENABLED=1 go test -race -short -timeout $(TIMEOUT) $(RACE)
