@@ -11,6 +11,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"platter/image/keys"
 	"platter/image/store"
 )
@@ -47,9 +49,12 @@ type Holder struct {
 	repo      *Repo
 	lease     Lease
 	Condemned *Condemned // as read after the lease was written: all of it counts as absent
+	uptime    func() time.Duration
 	mu        sync.Mutex
 	seq       int
-	renewed   time.Time // by this process's monotonic clock
+	written   []string      // objects of the lease that are there, oldest first
+	renewed   time.Duration // by uptime
+	lapsed    bool
 	stop      context.CancelFunc
 	done      chan struct{}
 }
@@ -60,7 +65,7 @@ func (r *Repo) Acquire(ctx context.Context, kind string, run [16]byte) (*Holder,
 	if err != nil {
 		return nil, fmt.Errorf("take lease: %w", err)
 	}
-	h := &Holder{repo: r, done: make(chan struct{})}
+	h := &Holder{repo: r, done: make(chan struct{}), uptime: uptime}
 	h.lease = thisProcess()
 	h.lease.Run, h.lease.Kind, h.lease.Epoch = hex.EncodeToString(run[:]), kind, before.Epoch
 	if err := h.renew(ctx); err != nil {
@@ -80,11 +85,23 @@ func (r *Repo) Acquire(ctx context.Context, kind string, run [16]byte) (*Holder,
 // Epoch returns the epoch after which condemned segments may be in use here.
 func (h *Holder) Epoch() uint64 { return h.lease.Epoch }
 
-// Valid reports whether the lease was renewed recently enough to be relied on.
+// Valid reports whether the lease was renewed in time ever since it was taken.
+// One that was not, even once, may have been taken for dead, and what it
+// protected may be gone: it is never valid again.
 func (h *Holder) Valid() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return time.Since(h.renewed) < LeaseTTL/2
+	h.lapsed = h.lapsed || h.uptime()-h.renewed >= LeaseTTL/2
+	return !h.lapsed
+}
+
+// uptime is a clock that never jumps and goes on while the machine sleeps.
+func uptime() time.Duration {
+	var t unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &t); err != nil {
+		panic(err) // only for a clock that the kernel does not have: 2.6.39
+	}
+	return time.Duration(t.Nano())
 }
 
 // Release gives the lease up.
@@ -109,14 +126,14 @@ func (h *Holder) keep(ctx context.Context) {
 	}
 }
 
-// renew writes the next object of the lease, then removes the one before.
+// renew writes the next object of the lease, then removes the one before the
+// last: whoever lists leases meanwhile finds one of those that stay.
 func (h *Holder) renew(ctx context.Context) error {
-	start := time.Now()
+	start := h.uptime()
 	h.mu.Lock()
 	h.seq++
-	seq := h.seq
+	name := leaseName(h.lease.Run, h.seq)
 	h.mu.Unlock()
-	name := leaseName(h.lease.Run, seq)
 	object, _, err := h.repo.Keys.Seal(keys.KindLease, name, h.lease)
 	if err != nil {
 		return err
@@ -125,10 +142,16 @@ func (h *Holder) renew(ctx context.Context) error {
 		return err
 	}
 	h.mu.Lock()
+	h.lapsed = h.lapsed || len(h.written) > 0 && start-h.renewed >= LeaseTTL/2
 	h.renewed = start
+	h.written = append(h.written, name)
+	var old string
+	if len(h.written) > 2 {
+		old, h.written = h.written[0], h.written[1:]
+	}
 	h.mu.Unlock()
-	if seq > 1 {
-		_ = h.repo.Store.Delete(ctx, leaseName(h.lease.Run, seq-1))
+	if old != "" {
+		_ = h.repo.Store.Delete(ctx, old)
 	}
 	return nil
 }
@@ -191,7 +214,11 @@ func (l *Lease) gone() bool {
 		return false
 	}
 	birth, err := processBirth(l.PID)
-	return errors.Is(err, os.ErrNotExist) || err == nil && birth != l.Birth
+	if errors.Is(err, os.ErrNotExist) {
+		// Processes of others may be hidden in /proc (hidepid), not from kill.
+		return errors.Is(unix.Kill(l.PID, 0), unix.ESRCH)
+	}
+	return err == nil && birth != l.Birth
 }
 
 func thisProcess() Lease {
