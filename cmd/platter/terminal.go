@@ -258,7 +258,7 @@ func harmless(args []any) []any {
 		case string:
 			safe[i] = clean(a)
 		case error:
-			safe[i] = clean(a.Error())
+			safe[i] = clean(strings.ReplaceAll(a.Error(), "\n", "; "))
 		case fmt.Stringer:
 			safe[i] = clean(a.String())
 		default:
