@@ -5,7 +5,9 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"time"
 
+	"platter/catalog"
 	"platter/image"
 	"platter/image/reader"
 	"platter/image/segment"
@@ -45,66 +47,87 @@ func (r *run) secure(ctx context.Context, m *image.Manifest) error {
 	if err != nil {
 		return err
 	}
-	if !whole || !r.holder.Valid() {
-		// Lists may have come and gone: look at what is there.
-		if err := r.missing(ctx, condemned); err != nil {
-			return err
-		}
-	}
-	if len(condemned) == 0 {
+	// Lists may have come and gone while the lease was not there.
+	if len(condemned) == 0 && whole && r.holder.Valid() {
 		return nil
 	}
-	return r.rescue(ctx, m, condemned)
+	good, known := map[image.SegmentID]bool{}, r.holder.Condemned.IDs()
+	err = r.env.Repo.Segments(ctx, func(id image.SegmentID, _ int64, _ time.Time) error {
+		good[id] = !condemned[id] && !known[id]
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if err := r.distrust(ctx, good); err != nil {
+		return err
+	}
+	return r.rescue(ctx, m, good)
 }
 
-// missing adds to the set every segment that was there when the run began and is
-// gone now.
-func (r *run) missing(ctx context.Context, set map[image.SegmentID]bool) error {
+// distrust has this run and its catalog take for absent what lies in other
+// segments than the good ones.
+func (r *run) distrust(ctx context.Context, good map[image.SegmentID]bool) error {
 	for id := range r.usable {
-		_, err := r.env.Repo.Store.Head(ctx, segment.Name(id))
-		if errors.Is(err, store.ErrNotFound) {
-			set[id] = true
-		} else if err != nil {
-			return err
+		if !good[id] {
+			delete(r.usable, id)
 		}
 	}
-	return nil
+	var bad []image.SegmentID
+	err := r.env.Catalog.Segments(ctx, func(s catalog.SegmentInfo) error {
+		if !good[s.ID] {
+			bad = append(bad, s.ID)
+		}
+		return nil
+	})
+	r.env.Catalog.SetCondemned(bad)
+	return err
 }
 
-// rescue stores again every block and page of an image that lies in a
-// condemned segment.
-func (r *run) rescue(ctx context.Context, m *image.Manifest, condemned map[image.SegmentID]bool) error {
+// rescue stores again every block and page of an image that lies in no good
+// segment. A hint that leads elsewhere proves nothing of where a block lies:
+// such blocks are looked up.
+func (r *run) rescue(ctx context.Context, m *image.Manifest, good map[image.SegmentID]bool) error {
 	rd := r.env.reader()
-	todo := []node{{m.Root, m.RootAt, image.Levels(m.Blocks()) - 1}}
-	for len(todo) > 0 {
-		n := todo[len(todo)-1]
-		todo = todo[:len(todo)-1]
-		if n.id.IsZero() {
-			continue
-		}
-		p, err := rd.Page(ctx, n.id, n.at)
-		if err != nil {
-			return err
-		}
-		if condemned[n.at.Segment] {
-			if err := r.copy(ctx, rd, r.pages, n.id, n.at, p); err != nil {
+	err := rd.WalkAll(ctx, reader.MapOf(m), 0, m.Blocks(), reader.Visitor{Page: func(n reader.Node, p *image.Page) error {
+		if !good[n.At.Segment] {
+			if err := r.keep(ctx, rd, r.pages, n.ID, n.At, p); err != nil {
 				return err
 			}
 		}
+		if n.Level > 0 {
+			return nil
+		}
 		for i, id := range p.Entries {
-			at := p.Hints[i]
-			switch {
-			case id.IsZero():
-			case n.level > 0:
-				todo = append(todo, node{id, at, n.level - 1})
-			case condemned[at.Segment]:
-				if err := r.copy(ctx, rd, r.data, id, at, nil); err != nil {
-					return err
-				}
+			if id.IsZero() || good[p.Hints[i].Segment] {
+				continue
+			}
+			if err := r.keep(ctx, rd, r.data, id, p.Hints[i], nil); err != nil {
+				return err
 			}
 		}
+		return nil
+	}})
+	return errors.Join(err, r.flush())
+}
+
+// keep stores a block or page again unless the catalog knows a good place.
+func (r *run) keep(ctx context.Context, rd *reader.Reader, w *segmentWriter, id image.ID, at image.Location, p *image.Page) error {
+	var known [1]image.Location
+	if err := r.env.Catalog.Lookup(ctx, []image.ID{id}, known[:]); err != nil || !known[0].IsZero() {
+		return err
 	}
-	return r.flush()
+	err := r.copy(ctx, rd, w, id, at, p)
+	if err == nil {
+		return nil
+	}
+	places, _ := r.env.Catalog.Locate(ctx, id)
+	for _, at := range places {
+		if r.copy(ctx, rd, w, id, at, p) == nil {
+			return nil
+		}
+	}
+	return err
 }
 
 // copy stores a record again as it is, checked as far as the footer goes.

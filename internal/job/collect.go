@@ -221,12 +221,12 @@ func (c *collector) delete(ctx context.Context) error {
 	if err := c.look(ctx); err != nil {
 		return err
 	}
-	if !c.holder.Valid() {
-		return errors.New("collect: the lease ran out while marking: run it again")
-	}
 	var gone []repo.CondemnedSegment
 	for _, s := range due {
 		switch {
+		case !c.holder.Valid():
+			// Others may have looked away from this run: what it saw is old.
+			return errors.Join(errors.New("collect: the lease ran out: run it again"), c.forget(ctx, gone))
 		case c.marks.used[s.Segment]:
 			c.report.Spared++
 		case !c.settled(s):

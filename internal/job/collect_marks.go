@@ -9,6 +9,7 @@ import (
 	"platter/image"
 	"platter/image/reader"
 	"platter/image/repo"
+	"platter/image/segment"
 	"platter/image/store"
 )
 
@@ -24,6 +25,7 @@ type marks struct {
 	done      map[string]bool   // manifests
 	seen      map[string]uint64 // highest number seen of each volume's images, by tag
 	newest    time.Time         // latest date of an image
+	lost      map[image.ID]bool // found neither by hint nor by the catalog
 }
 
 func newMarks(env *Env) *marks {
@@ -35,7 +37,7 @@ func newMarks(env *Env) *marks {
 func (m *marks) reset(ctx context.Context, there map[image.SegmentID]int64, condemned map[image.SegmentID]bool) error {
 	m.there, m.condemned = there, condemned
 	m.used, m.walked, m.done = map[image.SegmentID]bool{}, map[image.ID]bool{}, map[string]bool{}
-	m.seen, m.newest = map[string]uint64{}, time.Time{}
+	m.seen, m.newest, m.lost = map[string]uint64{}, time.Time{}, map[image.ID]bool{}
 	m.damaged = map[image.Location]bool{}
 	return m.env.Repo.Damaged(ctx, func(_ image.ID, at image.Location) error {
 		m.damaged[at] = true
@@ -46,7 +48,7 @@ func (m *marks) reset(ctx context.Context, there map[image.SegmentID]int64, cond
 // images marks what every image needs that the store lists now. A manifest or
 // page that cannot be read is an error: nobody knows what it needs.
 func (m *marks) images(ctx context.Context) error {
-	return m.env.Repo.Manifests(ctx, func(name string) error {
+	err := m.env.Repo.Manifests(ctx, func(name string) error {
 		if m.done[name] {
 			return nil
 		}
@@ -68,6 +70,32 @@ func (m *marks) images(ctx context.Context) error {
 		}
 		return nil
 	})
+	if err != nil {
+		return err
+	}
+	return m.search(ctx)
+}
+
+// search marks every segment that holds what neither a hint nor the catalog
+// led to: the catalog passes over segments of which a part cannot be read, and
+// does not know those that came after it was brought up to date.
+func (m *marks) search(ctx context.Context) error {
+	if len(m.lost) == 0 {
+		return nil
+	}
+	for id := range m.there {
+		f, err := m.footer(ctx, id)
+		if err != nil {
+			return err
+		}
+		if f == nil {
+			continue
+		}
+		for i := range f.Records {
+			m.used[id] = m.used[id] || m.lost[f.Records[i].ID]
+		}
+	}
+	return nil
 }
 
 // A node is a page that is still to be walked.
@@ -108,8 +136,9 @@ func (m *marks) image(ctx context.Context, manifest *image.Manifest) error {
 	return nil
 }
 
-// mark marks one segment that holds a block or page. One that is nowhere is
-// damage for verify to report; it keeps nothing else from being collected.
+// mark marks one segment that holds a block or page, or has search look for it.
+// One that is nowhere is damage for verify to report; it keeps nothing else
+// from being collected.
 func (m *marks) mark(ctx context.Context, id image.ID, hint image.Location) error {
 	if m.good(hint) {
 		if ok, err := m.holds(ctx, id, hint); err != nil || ok {
@@ -136,27 +165,35 @@ func (m *marks) mark(ctx context.Context, id image.ID, hint image.Location) erro
 			spare = at.Segment
 		}
 	}
-	if spare != (image.SegmentID{}) {
-		m.used[spare] = true
+	if spare == (image.SegmentID{}) {
+		m.lost[id] = true
+		return nil
 	}
+	m.used[spare] = true
 	return nil
 }
 
 func (m *marks) good(at image.Location) bool { return !m.condemned[at.Segment] && !m.damaged[at] }
 
 // holds reports whether a segment that was listed holds id there: hints and
-// the catalog are believed only when the footer agrees. A footer that is
-// damaged holds nothing; one that cannot be read now is an error.
+// the catalog are believed only when the footer agrees.
 func (m *marks) holds(ctx context.Context, id image.ID, at image.Location) (bool, error) {
 	if _, ok := m.there[at.Segment]; !ok {
 		return false, nil
 	}
-	f, err := m.reader.Footer(ctx, at.Segment)
+	f, err := m.footer(ctx, at.Segment)
+	return f != nil && int(at.Record) < len(f.Records) && f.Records[at.Record].ID == id, err
+}
+
+// footer returns the footer of a segment, nil for one that is damaged or gone
+// and so holds nothing. One that cannot be read now is an error.
+func (m *marks) footer(ctx context.Context, id image.SegmentID) (*segment.Footer, error) {
+	f, err := m.reader.Footer(ctx, id)
 	if errors.Is(err, image.ErrCorrupt) || errors.Is(err, store.ErrNotFound) {
-		return false, nil
+		return nil, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("%w: nothing is deleted while an image cannot be read", err)
+		return nil, fmt.Errorf("%w: nothing is deleted while an image cannot be read", err)
 	}
-	return int(at.Record) < len(f.Records) && f.Records[at.Record].ID == id, nil
+	return f, nil
 }
