@@ -13,9 +13,10 @@ const bulkName = "bulk"
 
 // tables are finished sorted tables for Pebble to take in. No two overlap.
 type tables struct {
-	c     *Catalog
-	dir   string
-	paths []string
+	c       *Catalog
+	dir     string
+	paths   []string
+	writers []*tableWriter
 }
 
 func (c *Catalog) newTables() (*tables, error) {
@@ -26,7 +27,15 @@ func (c *Catalog) newTables() (*tables, error) {
 	return t, c.dir.fs.MkdirAll(t.dir, 0o700)
 }
 
-func (t *tables) remove() error { return t.c.dir.fs.RemoveAll(t.dir) }
+// remove removes what Pebble has not taken in.
+func (t *tables) remove() error {
+	for _, w := range t.writers {
+		// One that is still open belongs to a round that failed, and its end
+		// says nothing new.
+		_ = w.finish()
+	}
+	return t.c.dir.fs.RemoveAll(t.dir)
+}
 
 func (t *tables) create(name string) (vfs.File, error) {
 	if err := t.c.dir.room(t.c.opts); err != nil {
@@ -41,7 +50,11 @@ type tableWriter struct {
 	w *sstable.Writer
 }
 
-func (t *tables) writer() *tableWriter { return &tableWriter{t: t} }
+func (t *tables) writer() *tableWriter {
+	w := &tableWriter{t: t}
+	t.writers = append(t.writers, w)
+	return w
+}
 
 func (w *tableWriter) set(key, value []byte) error {
 	if w.w != nil && w.w.Raw().EstimatedSize() >= tableBytes {
