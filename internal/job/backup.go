@@ -89,45 +89,43 @@ const (
 )
 
 // beginRun takes a lease, and only then looks at what the repository holds.
-func beginRun(ctx context.Context, env *Env, opts *BackupOptions) (r *run, err error) {
-	r = &run{env: env, opts: opts, usable: map[image.SegmentID]bool{}, damaged: map[image.ID]bool{}}
+func beginRun(ctx context.Context, env *Env, opts *BackupOptions) (*run, error) {
+	r := &run{env: env, opts: opts, usable: map[image.SegmentID]bool{}, damaged: map[image.ID]bool{}}
 	rand.Read(r.id[:])
 	if max(len(opts.Devices), len(opts.Sources)) > 1 {
 		r.set = hex.EncodeToString(r.id[:])
 	}
-	var condemned *repo.Condemned
-	if opts.DryRun {
-		condemned, err = env.Repo.NewestCondemned(ctx)
-	} else {
-		r.holder, err = env.Repo.Acquire(ctx, repo.LeaseBackup, r.id)
-		if err == nil {
-			condemned = r.holder.Condemned
-		}
-	}
-	if err != nil {
+	if err := r.begin(ctx); err != nil {
+		r.end(ctx)
 		return nil, err
-	}
-	defer func() {
-		if err != nil {
-			r.end(ctx)
-		}
-	}()
-	if err := env.sync(ctx); err != nil {
-		return nil, err
-	}
-	if err := r.look(ctx, condemned); err != nil {
-		return nil, err
-	}
-	chunk := max(chunkSize, env.Repo.Config.BlockSize)
-	if r.pool, err = block.NewPool(workers(), chunk); err != nil {
-		return nil, err
-	}
-	if !opts.DryRun {
-		size := segmentSize(env.Memory)
-		r.data = newSegmentWriter(ctx, env, segment.Data, r.id, 2, size)
-		r.pages = newSegmentWriter(ctx, env, segment.Pages, r.id, 2, pageSegment)
 	}
 	return r, nil
+}
+
+func (r *run) begin(ctx context.Context) (err error) {
+	var condemned *repo.Condemned
+	if r.opts.DryRun {
+		condemned, err = r.env.Repo.NewestCondemned(ctx)
+	} else if r.holder, err = r.env.Repo.Acquire(ctx, repo.LeaseBackup, r.id); err == nil {
+		condemned = r.holder.Condemned
+	}
+	if err != nil {
+		return err
+	}
+	if err := r.env.sync(ctx); err != nil {
+		return err
+	}
+	if err := r.look(ctx, condemned); err != nil {
+		return err
+	}
+	if r.pool, err = block.NewPool(workers(), max(chunkSize, r.env.Repo.Config.BlockSize)); err != nil {
+		return err
+	}
+	if !r.opts.DryRun {
+		r.data = newSegmentWriter(ctx, r.env, segment.Data, r.id, 2, segmentSize(r.env.Memory))
+		r.pages = newSegmentWriter(ctx, r.env, segment.Pages, r.id, 2, pageSegment)
+	}
+	return nil
 }
 
 // look learns what stored before can be relied on.

@@ -101,29 +101,40 @@ func (w *segmentWriter) known(id image.ID) *stored {
 func (w *segmentWriter) add(s *stored, r segment.Record, payload []byte, p *image.Page) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.open != nil && (!w.open.Fits(len(payload)) || time.Since(w.open.began) > sealAfter) {
-		w.seal()
-	}
-	for w.open == nil && w.err == nil {
-		w.mu.Unlock()
-		f, err := w.begin()
-		w.mu.Lock()
-		if err != nil {
-			w.err = errors.Join(w.err, err)
-		} else if w.open != nil {
-			w.free <- f.buf // another worker was quicker
-		} else {
-			w.open = f
-		}
-	}
-	if w.err != nil {
-		return w.err
+	if err := w.room(len(payload)); err != nil {
+		return err
 	}
 	s.at = image.Location{Segment: w.open.ID(), Record: w.open.Add(r, payload)}
 	close(s.done)
 	w.open.pages = append(w.open.pages, p)
 	w.open.payload += int64(len(payload))
 	return nil
+}
+
+// room makes the open segment one that a payload fits in. The caller holds the
+// lock, which is given up while no buffer is free: by then others may have
+// opened a segment, and even filled it.
+func (w *segmentWriter) room(payload int) error {
+	for w.err == nil {
+		if w.open != nil && w.open.Fits(payload) && time.Since(w.open.began) <= sealAfter {
+			return nil
+		}
+		if w.open != nil {
+			w.seal()
+		}
+		w.mu.Unlock()
+		f, err := w.begin()
+		w.mu.Lock()
+		switch {
+		case err != nil:
+			w.err = errors.Join(w.err, err)
+		case w.open != nil:
+			w.free <- f.buf
+		default:
+			w.open = f
+		}
+	}
+	return w.err
 }
 
 func (w *segmentWriter) begin() (*filling, error) {

@@ -9,6 +9,7 @@ import (
 
 	"platter/block"
 	"platter/image"
+	"platter/image/store/faulty"
 )
 
 func TestBackupKeepsEveryNight(t *testing.T) {
@@ -167,4 +168,18 @@ func countImages(t *testing.T, env *Env) (n int) {
 		t.Fatal(err)
 	}
 	return n
+}
+
+func TestBackupThatCannotBeginLeavesNoLease(t *testing.T) {
+	env := newEnv(t, 4<<10)
+	faults := faulty.New(env.Repo.Store)
+	env.Repo.Store = faults
+	faults.Fail(faulty.Rule{Kind: faulty.List, Prefix: "segments/", Err: errors.New("no listing today")})
+	if _, err := Backup(context.Background(), env, BackupOptions{Sources: []block.Source{&disk{name: "disk", data: make([]byte, 1<<20)}}}); err == nil {
+		t.Fatal("a backup began without a listing")
+	}
+	live, _, err := env.Repo.Leases(context.Background())
+	if err != nil || len(live) != 0 {
+		t.Errorf("leases %v, %v; want none", live, err)
+	}
 }
