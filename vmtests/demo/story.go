@@ -197,11 +197,11 @@ func (s *story) change(ctx context.Context) error {
 		switch at := map[string]string{disk.ESP: "/boot/efi/", disk.Root: "/", disk.Data: "/data/"}[c.Part] + c.Path; {
 		case c.Body == nil:
 			delete(proof, at)
-			s.tell.row(c.Part, "removed    %s", c.Path)
+			s.tell.row(c.Part, "removed %s", c.Path)
 		default:
 			_, was := all[c.Path]
 			proof[at] = c.Body
-			s.tell.row(c.Part, "%-9s  %s, %s", map[bool]string{true: "rewritten", false: "new"}[was && c.Part == disk.Data], c.Path, size(int64(len(c.Body))))
+			s.tell.row(c.Part, "%s %s, %s", map[bool]string{true: "rewrote", false: "added"}[was && c.Part == disk.Data], c.Path, size(int64(len(c.Body))))
 		}
 	}
 	changes = append(changes, disk.Change{Part: disk.Root, Path: disk.Proof, Body: disk.ProofOf(proof)})

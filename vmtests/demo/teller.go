@@ -114,7 +114,7 @@ func (t *teller) failed() {
 
 func (t *teller) close(page string) {
 	fmt.Fprintf(t.out, "\n  %s\n  %s\n  The same as a page: %s\n\n", t.paint(dim, strings.Repeat("─", width-2)),
-		t.paint(bold, fmt.Sprintf("Done in %.0f s. Loop devices and work files are gone.", time.Since(t.start).Seconds())), page)
+		t.paint(bold, fmt.Sprintf("Done in %.0f s. All that was set up for it is gone again.", time.Since(t.start).Seconds())), page)
 }
 
 // A bar is a whole made of parts.
