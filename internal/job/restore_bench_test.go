@@ -27,7 +27,7 @@ func BenchmarkRestore(b *testing.B) {
 	}
 	env := benchEnv(b)
 	d := &disk{name: "disk", data: make([]byte, mib<<20), holes: true}
-	text := make([]byte, 1<<20)
+	text := make([]byte, 1<<10)
 	r := rand.New(rand.NewPCG(1, 1))
 	for i := range text {
 		text[i] = "abcdefghijklmnopqrstuvwxyz      "[r.IntN(32)]
@@ -35,7 +35,7 @@ func BenchmarkRestore(b *testing.B) {
 	for off := 0; off < len(d.data); off += 2 << 20 {
 		for at := off; at < off+1<<20; at += 256 {
 			random(r, d.data[at:at+96])
-			copy(d.data[at+96:at+256], text[r.IntN(1<<19):])
+			copy(d.data[at+96:at+256], text[r.IntN(1<<9):])
 		}
 	}
 	if _, err := Backup(context.Background(), env, BackupOptions{Sources: []block.Source{d}}); err != nil {
