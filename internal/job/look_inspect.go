@@ -54,7 +54,7 @@ func Inspect(ctx context.Context, r *repo.Repo, path string, w io.Writer) error 
 		return fmt.Errorf("inspect %s: %w", path, in.err)
 	}
 	if in.problems > 0 {
-		return fmt.Errorf("inspect %s: %w: %d problems", path, ErrDamaged, in.problems)
+		return fmt.Errorf("inspect %s: %w: problems: %d", path, ErrDamaged, in.problems)
 	}
 	return nil
 }

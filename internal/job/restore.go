@@ -95,7 +95,7 @@ func restorePlan(m *image.Manifest, t *block.TargetPlan, opts *RestoreOptions) *
 }
 
 func restoreSteps(m *image.Manifest, t *block.TargetPlan, p *RestorePlan, opts *RestoreOptions) (steps []string) {
-	add := func(format string, args ...any) { steps = append(steps, fmt.Sprintf(format, args...)) }
+	add := func(step string) { steps = append(steps, step) }
 	switch {
 	case t.Create:
 		add("create the file")
@@ -104,14 +104,17 @@ func restoreSteps(m *image.Manifest, t *block.TargetPlan, p *RestorePlan, opts *
 	case !opts.InPlace:
 		add("zero the first and last MiB, so that nothing starts from a disk restored by half")
 	}
-	if opts.InPlace {
+	switch {
+	case opts.InPlace:
 		add("compare every block, and write those that differ")
-	} else {
-		add("write %d bytes", m.Size)
+	case t.File:
+		add("write all blocks; zeros become holes")
+	default:
+		add("write all blocks, and zero what is zero in the image")
 	}
 	add("write the first and last MiB, with partition table and boot sectors")
-	if beyond := t.Info.Size - m.Size; !t.File && beyond > 0 {
-		add("wipe old signatures in the %d bytes behind the image", beyond)
+	if !t.File && t.Info.Size > m.Size {
+		add("wipe old signatures behind the image")
 	}
 	if !opts.NoReadBack {
 		add("read all of it back and check it")

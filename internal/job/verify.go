@@ -26,7 +26,7 @@ func Verify(ctx context.Context, env *Env, opts VerifyOptions) (*VerifyReport, e
 	if opts.Subset < 0 || opts.Subset > 1 {
 		return nil, fmt.Errorf("verify: %w: a share of %v, want one between 0 and 1", ErrUsage, opts.Subset)
 	}
-	v := &verifier{env: env, opts: opts, report: &VerifyReport{Scope: scope(opts)}, used: map[image.SegmentID]struct{}{}}
+	v := &verifier{env: env, opts: opts, report: &VerifyReport{Scope: scope(opts)}, used: map[image.SegmentID]struct{}{}, broken: map[image.SegmentID]error{}}
 	v.reader = reader.New(env.Repo, v.index(), env.Memory/4)
 	for _, step := range []func(context.Context) error{v.manifests, v.maps, v.segments, v.assess, v.note} {
 		if err := step(ctx); err != nil {
@@ -35,7 +35,7 @@ func Verify(ctx context.Context, env *Env, opts VerifyOptions) (*VerifyReport, e
 	}
 	v.report.Elapsed = time.Since(start)
 	if n := len(v.report.Damage); n > 0 {
-		return v.report, fmt.Errorf("verify: %w: %d places", ErrDamaged, n)
+		return v.report, fmt.Errorf("verify: %w: places: %d", ErrDamaged, n)
 	}
 	return v.report, nil
 }
@@ -59,6 +59,7 @@ type verifier struct {
 	images []*image.Manifest
 	used   map[image.SegmentID]struct{} // that the images' maps point to
 	bad    findings
+	broken map[image.SegmentID]error // nothing of these can be read
 }
 
 // maxFindings bounds the damaged records that are kept in memory, and the
