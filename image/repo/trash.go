@@ -158,6 +158,10 @@ func (r *Repo) DropCondemnedBefore(ctx context.Context, epoch uint64) error {
 	return err
 }
 
+// WholeSegment is the record of a location that is noted as damaged because
+// nothing of its segment can be read; the block is then the zero ID.
+const WholeSegment = 1<<32 - 1
+
 type damage struct {
 	Records []damagedRecord `json:"records"`
 	Time    time.Time       `json:"time"`

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"regexp"
 	"runtime"
 	"slices"
@@ -77,8 +78,10 @@ type run struct {
 	// usable are the segments that blocks can be relied on in: there, and not
 	// condemned, when the run began.
 	usable map[image.SegmentID]bool
-	// damaged are blocks and pages known to be damaged where they are stored.
+	// damaged are blocks and pages known to be damaged where they are stored,
+	// ruined the segments of which nothing can be read.
 	damaged map[image.ID]bool
+	ruined  map[image.SegmentID]bool
 }
 
 const (
@@ -90,7 +93,7 @@ const (
 
 // beginRun takes a lease, and only then looks at what the repository holds.
 func beginRun(ctx context.Context, env *Env, opts *BackupOptions) (*run, error) {
-	r := &run{env: env, opts: opts, usable: map[image.SegmentID]bool{}, damaged: map[image.ID]bool{}}
+	r := &run{env: env, opts: opts, usable: map[image.SegmentID]bool{}, damaged: map[image.ID]bool{}, ruined: map[image.SegmentID]bool{}}
 	rand.Read(r.id[:])
 	if max(len(opts.Devices), len(opts.Sources)) > 1 {
 		r.set = hex.EncodeToString(r.id[:])
@@ -130,29 +133,28 @@ func (r *run) begin(ctx context.Context) (err error) {
 
 // look learns what stored before can be relied on.
 func (r *run) look(ctx context.Context, condemned *repo.Condemned) error {
-	list := make([]image.SegmentID, 0, len(condemned.Segments))
-	for id := range condemned.IDs() {
-		list = append(list, id)
-	}
-	r.env.Catalog.SetCondemned(list)
-	err := r.env.Catalog.Segments(ctx, func(s catalog.SegmentInfo) error {
-		r.usable[s.ID] = true
-		return nil
-	})
-	for _, id := range list {
-		delete(r.usable, id)
-	}
-	if err != nil {
-		return err
-	}
-	err = r.env.Repo.Damaged(ctx, func(id image.ID, _ image.Location) error {
-		r.damaged[id] = true
+	err := r.env.Repo.Damaged(ctx, func(id image.ID, at image.Location) error {
+		if at.Record == repo.WholeSegment {
+			r.ruined[at.Segment] = true
+		} else {
+			r.damaged[id] = true
+		}
 		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("read notes of damage: %w", err)
 	}
-	return nil
+	err = r.env.Catalog.Segments(ctx, func(s catalog.SegmentInfo) error {
+		r.usable[s.ID] = true
+		return nil
+	})
+	absent := condemned.IDs()
+	maps.Copy(absent, r.ruined)
+	for id := range absent {
+		delete(r.usable, id)
+	}
+	r.env.Catalog.SetCondemned(slices.Collect(maps.Keys(absent)))
+	return err
 }
 
 // segmentSize is a quarter of the memory budget: two data segments are in

@@ -53,7 +53,7 @@ func (r *run) secure(ctx context.Context, m *image.Manifest) error {
 	}
 	good, known := map[image.SegmentID]bool{}, r.holder.Condemned.IDs()
 	err = r.env.Repo.Segments(ctx, func(id image.SegmentID, _ int64, _ time.Time) error {
-		good[id] = !condemned[id] && !known[id]
+		good[id] = !condemned[id] && !known[id] && !r.ruined[id]
 		return nil
 	})
 	if err != nil {
