@@ -2,7 +2,9 @@ package job
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"platter/image"
@@ -59,6 +61,7 @@ type verifier struct {
 	images []*image.Manifest
 	used   map[image.SegmentID]struct{} // that the images' maps point to
 	bad    findings
+	fresh  []*finding                // those of bad that no verification before has noted
 	broken map[image.SegmentID]error // nothing of these can be read
 }
 
@@ -75,6 +78,19 @@ type finding struct {
 	at     image.Location // zero if it is nowhere
 	object string
 	err    error
+}
+
+// problem says what is wrong, without the object's name.
+func (f *finding) problem() string {
+	err := f.err
+	if lost, ok := errors.AsType[*reader.Lost](err); ok {
+		err = lost.Err
+	}
+	text := strings.TrimLeft(strings.TrimPrefix(err.Error(), f.object), " :")
+	if f.page {
+		text = "map page: " + text
+	}
+	return text
 }
 
 type findings struct {

@@ -1,15 +1,21 @@
 package job
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"maps"
+	"slices"
 
 	"platter/image"
 	"platter/image/reader"
+	"platter/image/repo"
 )
 
 // assess finds out which stretches of which images are lost by the damaged
-// records. Of a block that has another good copy nothing is.
+// records. Of a block that has another good copy nothing is: that is damage
+// until it was said once, and noted.
 func (v *verifier) assess(ctx context.Context) error {
 	if len(v.bad.list) == 0 {
 		return nil
@@ -22,13 +28,25 @@ func (v *verifier) assess(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if v.fresh, err = v.unnoted(ctx); err != nil {
+		v.env.warn("the next backup may take damaged blocks for stored: %v", err)
+	}
+	fresh, known := make(map[*finding]bool, len(v.fresh)), 0
+	for _, f := range v.fresh {
+		fresh[f] = true
+	}
 	for i := range v.bad.list {
 		f := &v.bad.list[i]
-		if needed[f.id] {
-			continue // said with the images
+		switch {
+		case needed[f.id]: // said with the images
+		case !fresh[f]:
+			known++
+		default:
+			v.damage(Damage{At: f.at, Object: f.object, Problem: f.problem() + " (no image looked at has lost data by it)"})
 		}
-		problem := f.err.Error() + " (no image looked at has lost data by it)"
-		v.damage(Damage{At: f.at, Object: f.object, Problem: problem})
+	}
+	if known > 0 {
+		v.env.warn("damaged records found before and still there: %d; no image looked at has lost data by them", known)
 	}
 	if v.bad.more > 0 {
 		v.damage(Damage{Problem: fmt.Sprintf("%d more records are damaged than were looked into", v.bad.more)})
@@ -66,11 +84,7 @@ const noteSize = 10_000
 // note keeps what is damaged from being taken for stored by later backups. A
 // repository that cannot be written to is verified all the same.
 func (v *verifier) note(ctx context.Context) error {
-	fresh, err := v.unnoted(ctx)
-	if err != nil {
-		v.env.warn("the next backup may take damaged blocks for stored: %v", err)
-		return ctx.Err()
-	}
+	fresh := v.fresh
 	for len(fresh) > 0 {
 		n := min(len(fresh), noteSize)
 		ids, at := make([]image.ID, n), make([]image.Location, n)
@@ -97,7 +111,14 @@ func (v *verifier) unnoted(ctx context.Context) ([]*finding, error) {
 	for i := range v.bad.list {
 		if f := &v.bad.list[i]; !f.at.IsZero() {
 			want[f.at] = f
+			if _, err := v.reader.Footer(ctx, f.at.Segment); errors.Is(err, image.ErrCorrupt) {
+				v.broken[f.at.Segment] = err
+			}
 		}
+	}
+	for id, err := range v.broken {
+		at := image.Location{Segment: id, Record: repo.WholeSegment}
+		want[at] = &finding{at: at, err: err}
 	}
 	if len(want) == 0 {
 		return nil, nil
@@ -108,11 +129,9 @@ func (v *verifier) unnoted(ctx context.Context) ([]*finding, error) {
 		}
 		return nil
 	})
-	var fresh []*finding
-	for i := range v.bad.list {
-		if f := &v.bad.list[i]; want[f.at] == f {
-			fresh = append(fresh, f)
-		}
-	}
+	fresh := slices.Collect(maps.Values(want))
+	slices.SortFunc(fresh, func(a, b *finding) int {
+		return cmp.Or(slices.Compare(a.at.Segment[:], b.at.Segment[:]), cmp.Compare(a.at.Record, b.at.Record))
+	})
 	return fresh, err
 }

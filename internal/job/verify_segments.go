@@ -136,6 +136,11 @@ func (s *scrubber) newReading() *reading {
 func (r *reading) segment(ctx context.Context, x suspect) error {
 	name := segment.Name(x.id)
 	f, err := segment.ReadFooter(ctx, r.v.env.Repo.Store, r.v.env.Repo.Keys, x.id, x.size)
+	if errors.Is(err, image.ErrCorrupt) {
+		r.mu.Lock()
+		r.v.broken[x.id] = err
+		r.mu.Unlock()
+	}
 	if err == nil {
 		var header [segment.Align]byte
 		if err = r.v.env.Repo.Store.ReadAt(ctx, name, header[:], 0); err == nil {
@@ -168,7 +173,7 @@ func (r *reading) segment(ctx context.Context, x suspect) error {
 func (r *reading) object(name string, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.v.damage(Damage{Object: name, Problem: err.Error()})
+	r.v.damage(Damage{Object: name, Problem: (&finding{object: name, err: err}).problem()})
 }
 
 // records reads the records of a segment, as many at once as fit.
