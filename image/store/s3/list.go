@@ -1,0 +1,103 @@
+package s3
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/minio/minio-go/v7"
+
+	"platter/image/store"
+)
+
+// List implements store.Store. Keys below the prefix that are no names of
+// objects of ours are passed over. Times are in whole seconds.
+func (s *Store) List(ctx context.Context, prefix string, f func(store.Info) error) error {
+	if err := store.CheckPrefix(prefix); err != nil {
+		return fmt.Errorf("list %s: %w", prefix, err)
+	}
+	last := "" // key that was shown, or passed over
+	var stop error
+	err := s.retry(ctx, "list "+prefix, func() error {
+		var moved bool
+		err := s.list(ctx, prefix, last, func(o *minio.ObjectInfo) error {
+			if !strings.HasPrefix(o.Key, s.key(prefix)) || o.Key <= last {
+				return fmt.Errorf("%s: the server lists %q after %q: it must list keys in order", s.Location(), o.Key, last)
+			}
+			last, moved = o.Key, true
+			name := strings.TrimPrefix(o.Key, s.key(""))
+			if store.CheckName(name) != nil {
+				return nil
+			}
+			stop = f(store.Info{Name: name, Size: o.Size, Modified: o.LastModified.Truncate(time.Second)})
+			if stop != nil {
+				return errStopped
+			}
+			return nil
+		})
+		if why := (*failure)(nil); moved && errors.As(err, &why) {
+			why.moved = true
+		}
+		return err
+	})
+	if stop != nil {
+		return stop
+	}
+	if err != nil {
+		return fmt.Errorf("list %s: %w", prefix, err)
+	}
+	return nil
+}
+
+// errStopped: the caller wants no more. Its error may be one of another
+// operation on this store, and must not pass for the listing's own.
+var errStopped = errors.New("stopped")
+
+// list shows the keys after last until something goes wrong.
+func (s *Store) list(ctx context.Context, prefix, last string, show func(*minio.ObjectInfo) error) error {
+	var a answer
+	pages := s.core.ListObjectsIter(a.watch(ctx), s.config.Bucket, minio.ListObjectsOptions{
+		Prefix: s.key(prefix), Recursive: true, StartAfter: last, FetchOwner: new(bool),
+	})
+	for o := range pages {
+		if o.Err != nil {
+			return s.failure(o.Err, &a)
+		}
+		if err := show(&o); err != nil {
+			return err
+		}
+	}
+	return ctx.Err()
+}
+
+// Delete implements store.Store. Two who delete an object at once may both be
+// told that they did.
+func (s *Store) Delete(ctx context.Context, name string) error {
+	if err := check(ctx, name); err != nil {
+		return fmt.Errorf("delete %s: %w", name, err)
+	}
+	// S3 itself does not tell whether there was anything to delete.
+	if _, err := s.Head(ctx, name); err != nil {
+		return fmt.Errorf("delete: %w", err)
+	}
+	if err := s.remove(ctx, name); err != nil {
+		return fmt.Errorf("delete %s: %w", name, err)
+	}
+	return nil
+}
+
+func (s *Store) remove(ctx context.Context, name string) error {
+	err := s.retry(ctx, "delete "+name, func() error {
+		var a answer
+		if err := s.core.RemoveObject(a.watch(ctx), s.config.Bucket, s.key(name), minio.RemoveObjectOptions{}); err != nil {
+			return s.failure(err, &a)
+		}
+		return nil
+	})
+	if errors.Is(err, store.ErrNotFound) {
+		return nil // gone by another's request, or by an earlier one of ours
+	}
+	return err
+}
