@@ -1,0 +1,444 @@
+package image_test
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/cespare/xxhash/v2"
+	"github.com/zeebo/blake3"
+)
+
+// What follows reads golden repositories by FORMAT.md alone: nothing of the
+// packages under test is used, so that page, code and objects are held
+// against each other.
+
+const goldenDir = "testdata/golden"
+
+func TestGoldenRepositoriesAreAsSpecified(t *testing.T) {
+	list, err := os.ReadDir(goldenDir)
+	if err != nil || len(list) < 2 {
+		t.Fatalf("%d golden repositories, %v; want 2 or more", len(list), err)
+	}
+	for _, e := range list {
+		t.Run(e.Name(), func(t *testing.T) {
+			d := &decoder{T: t, objects: map[string][]byte{}, places: map[string][]place{}, segments: map[string][]record{}, kinds: map[string]int{}}
+			d.load(filepath.Join(goldenDir, e.Name(), "repo"))
+			d.config()
+			for name := range d.objects {
+				d.object(name)
+			}
+			for _, kind := range []string{"config", "keys", "segment 1", "segment 2", "images", "leases", "tombstones", "condemned", "damaged"} {
+				if d.kinds[kind] == 0 {
+					t.Errorf("no %s", kind)
+				}
+			}
+			d.images(filepath.Join(goldenDir, e.Name(), "images.txt"))
+		})
+	}
+}
+
+type decoder struct {
+	*testing.T
+	objects    map[string][]byte
+	repository string
+	blockSize  int64
+	mask       uint64
+	id         []byte // keys
+	structure  []byte
+	places     map[string][]place  // of blocks and pages by ID
+	segments   map[string][]record // by ID
+	kinds      map[string]int
+	manifests  []manifest
+	hinted     int
+}
+
+type place struct {
+	kind  byte
+	plain []byte
+}
+
+type record struct{ id string }
+
+type manifest struct {
+	ID          string `json:"id"`
+	Volume      string `json:"volume"`
+	Seq         uint64 `json:"seq"`
+	BlockSize   int64  `json:"block_size"`
+	Size        int64  `json:"size"`
+	Root        string `json:"root"`
+	Predecessor string `json:"predecessor"`
+	RootAt      struct {
+		Segment string `json:"segment"`
+		Record  int    `json:"record"`
+	} `json:"root_at"`
+	digest string
+}
+
+func (d *decoder) load(root string) {
+	err := filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		data, err := os.ReadFile(path)
+		d.objects[filepath.ToSlash(strings.TrimPrefix(path, root+string(filepath.Separator)))] = data
+		return err
+	})
+	if err != nil {
+		d.Fatal(err)
+	}
+}
+
+func derive(context string, material []byte) []byte {
+	key := make([]byte, 32)
+	blake3.DeriveKey(context, material, key)
+	return key
+}
+
+func keyed(key []byte, parts ...[]byte) []byte {
+	h, err := blake3.NewKeyed(key)
+	if err != nil {
+		panic(err)
+	}
+	for _, p := range parts {
+		h.Write(p)
+	}
+	return h.Sum(nil)
+}
+
+func (d *decoder) want(ok bool, format string, args ...any) {
+	d.Helper()
+	if !ok {
+		d.Fatalf(format, args...)
+	}
+}
+
+func zero(p []byte) bool { return len(bytes.Trim(p, "\x00")) == 0 }
+
+// open takes a small object out of its envelope.
+func (d *decoder) open(name, kind string, v any) (digest string) {
+	b := d.objects[name]
+	d.want(len(b) >= 56+32+64, "%s: %d bytes", name, len(b))
+	d.want(string(b[:8]) == "PLTR"+kind, "%s: begins %q", name, b[:8])
+	d.want(binary.LittleEndian.Uint16(b[8:]) == 1 && zero(b[10:16]), "%s: version and protection %x", name, b[8:16])
+	n := binary.LittleEndian.Uint64(b[16:])
+	d.want(n == uint64(len(b)-56-32-64), "%s: payload of %d bytes in %d", name, n, len(b))
+	d.want(zero(b[24:56]) && zero(b[len(b)-64:]), "%s: nonce or signature", name)
+	key := derive("platter 2026 public object digest", nil)
+	if kind != "CONF" && kind != "KEYS" {
+		key = derive("platter 2026 object digest", d.structure)
+	}
+	length := binary.LittleEndian.AppendUint32(nil, uint32(len(name)))
+	sum := keyed(key, length, []byte(name), b[:56+n])
+	d.want(bytes.Equal(sum, b[56+n:][:32]), "%s: digest differs", name)
+	if err := json.Unmarshal(b[56:56+n], v); err != nil {
+		d.Fatalf("%s: %v", name, err)
+	}
+	return hex.EncodeToString(sum)
+}
+
+func (d *decoder) config() {
+	var c struct {
+		Version     int
+		Repository  string
+		BlockSize   int64  `json:"block_size"`
+		IDAlgorithm string `json:"id_algorithm"`
+		Compression string
+		Encryption  string
+		Domain      string
+		Features    []string
+	}
+	d.open("config", "CONF", &c)
+	d.want(c.Version == 1 && c.Compression == "lz4" && c.Encryption == "none" && len(c.Features) == 0, "config %+v", c)
+	d.repository, d.blockSize = c.Repository, c.BlockSize
+	d.mask = map[string]uint64{"xxhash64+blake3-192": 1<<64 - 1, "xxhash8+blake3-192": 0xff}[c.IDAlgorithm]
+	d.want(d.mask != 0, "algorithm %q", c.IDAlgorithm)
+	for name := range d.objects {
+		if !strings.HasPrefix(name, "keys/") {
+			continue
+		}
+		var s struct {
+			Type      string
+			ID        string `json:"id_key"`
+			Structure string `json:"structure_key"`
+		}
+		d.open(name, "KEYS", &s)
+		id, structure := d.unhex(s.ID, 32), d.unhex(s.Structure, 32)
+		print := derive("platter 2026 domain fingerprint", append(bytes.Clone(id), structure...))[:16]
+		if hex.EncodeToString(print) == c.Domain && s.Type == "clear" {
+			d.id, d.structure = id, structure
+		}
+	}
+	d.want(d.id != nil, "no slot holds the keys")
+}
+
+func (d *decoder) unhex(s string, n int) []byte {
+	b, err := hex.DecodeString(s)
+	d.want(err == nil && len(b) == n, "%q: want %d hex digits", s, 2*n)
+	return b
+}
+
+// object reads one object by the form of its name.
+func (d *decoder) object(name string) {
+	const id, tag, seq = "[0-9a-f]{32}", "[0-9a-f]{32}", "[0-9a-f]{16}"
+	is := func(form string) bool { return regexp.MustCompile("^" + form + "$").MatchString(name) }
+	switch {
+	case name == "config":
+		d.kinds["config"]++
+	case is("keys/" + id):
+		d.kinds["keys"]++
+	case is("segments/[0-9a-f]{2}/" + id):
+		d.segment(name)
+	case is("images/" + tag + "/" + seq):
+		var m manifest
+		m.digest = d.open(name, "MANI", &m)
+		d.want(name == d.manifestName(m), "%s says it is %d of %q", name, m.Seq, m.Volume)
+		d.manifests = append(d.manifests, m)
+		d.kinds["images"]++
+	case is("leases/" + id + "-[0-9a-f]{8}"):
+		var l struct{ Run, Kind string }
+		d.open(name, "LEAS", &l)
+		d.want(strings.HasPrefix(name, "leases/"+l.Run+"-") && (l.Kind == "backup" || l.Kind == "collect"), "%s: %+v", name, l)
+		d.kinds["leases"]++
+	case is("trash/images/" + tag + "/" + seq):
+		var g struct {
+			Image          manifest
+			Digest, Reason string
+		}
+		d.open(name, "TOMB", &g)
+		d.want(name == "trash/"+d.manifestName(g.Image), "%s says it was %d of %q", name, g.Image.Seq, g.Image.Volume)
+		g.Image.digest = g.Digest
+		d.manifests = append(d.manifests, g.Image)
+		d.kinds["tombstones"]++
+	case is("trash/segments/" + seq):
+		var c struct {
+			Epoch    uint64
+			Segments []struct {
+				Segment string
+				Size    int
+				Epoch   uint64
+			}
+			Seen map[string]uint64
+		}
+		d.open(name, "COND", &c)
+		d.want(name == fmt.Sprintf("trash/segments/%016x", c.Epoch) && len(c.Segments) > 0 && len(c.Seen) > 0, "%s: %+v", name, c)
+		for _, s := range c.Segments {
+			d.want(len(d.objects["segments/"+s.Segment[:2]+"/"+s.Segment]) == s.Size && s.Epoch <= c.Epoch, "%s: %+v", name, s)
+		}
+		d.kinds["condemned"]++
+	case is("trash/damaged/" + id):
+		var n struct {
+			Records []struct {
+				Block string
+				At    struct {
+					Segment string
+					Record  uint32
+				}
+			}
+		}
+		d.open(name, "DAMG", &n)
+		d.want(len(n.Records) > 0 && len(n.Records[0].Block) == 64, "%s: %+v", name, n)
+		d.kinds["damaged"]++
+	default:
+		d.Fatalf("%s: an object of no known name", name)
+	}
+}
+
+func (d *decoder) manifestName(m manifest) string {
+	tag := keyed(derive("platter 2026 volume tag", d.structure), []byte(m.Volume))[:16]
+	return fmt.Sprintf("images/%x/%016x", tag, m.Seq)
+}
+
+func (d *decoder) segment(name string) {
+	b, le := d.objects[name], binary.LittleEndian
+	id := name[len(name)-32:]
+	d.want(strings.HasPrefix(name, "segments/"+id[:2]+"/") && len(b)%4096 == 0 && len(b) >= 8192, "%s: %d bytes", name, len(b))
+	h, t := b[:4096], b[len(b)-256:]
+	kind := h[8]
+	d.want(string(h[:8]) == "PLTRSEG\x01" && string(t[:8]) == "PLTREND\x01", "%s: magic", name)
+	d.want(le.Uint16(h[8:]) == uint16(kind) && le.Uint16(t[8:]) == uint16(kind) && (kind == 1 || kind == 2), "%s: kind", name)
+	d.want(zero(h[10:12]) && zero(t[10:12]) && zero(h[72:4088]) && zero(t[144:248]), "%s: flags, or what is kept zero", name)
+	d.want(le.Uint32(h[12:]) == 4096 && le.Uint32(t[28:]) == 4096 && le.Uint64(t[32:]) == uint64(len(b)), "%s: lengths", name)
+	d.want(hex.EncodeToString(h[16:32]) == d.repository && hex.EncodeToString(h[32:48]) == id && hex.EncodeToString(t[40:56]) == id, "%s: IDs", name)
+	d.want(bytes.Equal(h[48:64], t[56:72]) && bytes.Equal(h[64:72], t[72:80]), "%s: run and time", name)
+	d.want(xxhash.Sum64(h[:4088]) == le.Uint64(h[4088:]) && xxhash.Sum64(t[:248]) == le.Uint64(t[248:]), "%s: checksums", name)
+	records, at, n := int(le.Uint32(t[12:])), int(le.Uint64(t[16:])), int(le.Uint32(t[24:]))
+	d.want(n == 56*records && at >= 4096 && at+n <= len(b)-256, "%s: footer at %d+%d", name, at, n)
+	footer, key := b[at:at+n], derive("platter 2026 segment footer digest", d.structure)
+	d.want(bytes.Equal(keyed(key, h), t[80:112]), "%s: digest of the header", name)
+	d.want(bytes.Equal(keyed(key, footer, t[:112]), t[112:144]), "%s: digest of the footer", name)
+	d.want(zero(b[at+n:len(b)-256]), "%s: padding", name)
+	off := 4096
+	for i := range records {
+		e := footer[56*i:][:56]
+		plain, stored := int(le.Uint32(e[40:])), int(le.Uint32(e[44:]))
+		rec, payload := b[off:off+16], b[off+16:off+16+stored]
+		d.want(e[48] == kind && rec[0] == kind && e[49] == rec[1] && zero(e[50:52]) && zero(rec[2:4]), "%s: record %d", name, i)
+		d.want(int(le.Uint32(rec[4:])) == plain && int(le.Uint32(rec[8:])) == stored, "%s: lengths of record %d", name, i)
+		d.want(int(le.Uint32(rec[12:])) == i && int(le.Uint32(e[52:])) == i, "%s: number of record %d", name, i)
+		d.want(xxhash.Sum64(payload) == le.Uint64(e[32:]), "%s: checksum of record %d", name, i)
+		d.want(plain > 0 && plain <= 4<<20 && stored <= plain && rec[1] <= 1, "%s: record %d of %d bytes in %d", name, i, plain, stored)
+		if rec[1] == 1 {
+			payload = d.lz4(payload, plain)
+		}
+		d.want(len(payload) == plain, "%s: record %d has %d bytes, want %d", name, i, len(payload), plain)
+		content, idKey := payload, d.id
+		if kind == 2 {
+			content, idKey = payload[:4096], derive("platter 2026 map page ID", d.id)
+		}
+		want := binary.BigEndian.AppendUint64(nil, xxhash.Sum64(content)&d.mask)
+		want = append(want, keyed(idKey, content)[:24]...)
+		d.want(bytes.Equal(want, e[:32]), "%s: ID of record %d", name, i)
+		d.places[string(want)] = append(d.places[string(want)], place{kind, payload})
+		d.segments[id] = append(d.segments[id], record{string(want)})
+		off += 16 + stored
+	}
+	d.want(off == at, "%s: records end at %d, the footer begins at %d", name, off, at)
+	d.kinds[fmt.Sprintf("segment %d", kind)]++
+}
+
+// lz4 decodes an LZ4 block: sequences of a token, literals, and a match of what
+// was decoded before.
+func (d *decoder) lz4(b []byte, size int) (out []byte) {
+	length := func(n int) int {
+		for more := n == 15; more; b = b[1:] {
+			n += int(b[0])
+			more = b[0] == 255
+		}
+		return n
+	}
+	for {
+		token := b[0]
+		b = b[1:]
+		n := length(int(token >> 4))
+		out = append(out, b[:n]...)
+		if b = b[n:]; len(b) == 0 {
+			return out
+		}
+		distance := int(binary.LittleEndian.Uint16(b))
+		b = b[2:]
+		n = length(int(token&15)) + 4
+		d.want(distance > 0 && distance <= len(out) && len(out)+n <= size, "lz4: %d bytes from %d back", n, distance)
+		for range n {
+			out = append(out, out[len(out)-distance])
+		}
+	}
+}
+
+// images builds every image and compares it with the list.
+func (d *decoder) images(list string) {
+	text, err := os.ReadFile(list)
+	if err != nil {
+		d.Fatal(err)
+	}
+	sums := map[string]string{}
+	for lines := bufio.NewScanner(bytes.NewReader(text)); lines.Scan(); {
+		var id, volume, sum string
+		var seq, size int64
+		if _, err := fmt.Sscan(lines.Text(), &id, &volume, &seq, &size, &sum); err != nil {
+			d.Fatalf("%q: %v", lines.Text(), err)
+		}
+		sums[id] = sum
+	}
+	built := 0
+	for _, m := range d.manifests {
+		d.chain(m)
+		want, ok := sums[m.ID]
+		if !ok {
+			continue // pruned
+		}
+		built++
+		if got := sha256.Sum256(d.build(m)); hex.EncodeToString(got[:]) != want {
+			d.Errorf("image %d of %s: SHA-256 %x, want %s", m.Seq, m.Volume, got, want)
+		}
+	}
+	d.want(built == len(sums) && built >= 6, "%d images, want %d", built, len(sums))
+	d.want(d.hinted > 100, "%d hints are right", d.hinted)
+}
+
+// chain checks a manifest against the one before it.
+func (d *decoder) chain(m manifest) {
+	want := strings.Repeat("0", 64)
+	for _, before := range d.manifests {
+		if before.Volume == m.Volume && before.Seq == m.Seq-1 {
+			want = before.digest
+		}
+	}
+	d.want(m.Seq == 1 || !zero(d.unhex(want, 32)), "number %d of %s is missing", m.Seq-1, m.Volume)
+	d.want(m.Predecessor == want, "image %d of %s follows %s, want %s", m.Seq, m.Volume, m.Predecessor, want)
+}
+
+func (d *decoder) build(m manifest) []byte {
+	d.want(m.BlockSize == d.blockSize, "block size %d", m.BlockSize)
+	out := make([]byte, m.Size)
+	blocks := (m.Size + m.BlockSize - 1) / m.BlockSize
+	level, span := 0, int64(128)
+	for ; span < blocks; span *= 128 {
+		level++
+	}
+	root := string(d.unhex(m.Root, 32))
+	d.want(d.segments[m.RootAt.Segment][m.RootAt.Record].id == root, "the hint of the root is wrong")
+	d.page(out, root, level, 0, span/128)
+	return out
+}
+
+// page fills in what lies below a page whose entries span so many blocks each.
+func (d *decoder) page(out []byte, id string, level int, first, span int64) {
+	if zero([]byte(id)) {
+		return
+	}
+	p := d.get(id, 2)
+	hints := d.hints(p[4096:])
+	for i := range int64(128) {
+		entry := string(p[32*i : 32*i+32])
+		begin := (first + i*span) * d.blockSize
+		if zero([]byte(entry)) {
+			continue
+		}
+		d.want(begin < int64(len(out)), "an entry past the end")
+		if hints[i] == entry {
+			d.hinted++
+		}
+		if level > 0 {
+			d.page(out, entry, level-1, first+i*span, span/128)
+			continue
+		}
+		b := d.get(entry, 1)
+		d.want(int64(len(b)) == min(d.blockSize, int64(len(out))-begin), "a block of %d bytes at %d", len(b), begin)
+		copy(out[begin:], b)
+	}
+}
+
+func (d *decoder) get(id string, kind byte) []byte {
+	list := d.places[id]
+	d.want(len(list) > 0 && list[0].kind == kind, "%x is not stored", id)
+	return list[0].plain
+}
+
+// hints returns the ID that each entry's hint leads to.
+func (d *decoder) hints(b []byte) (ids [128]string) {
+	segments, runs := int(binary.LittleEndian.Uint16(b)), int(binary.LittleEndian.Uint16(b[2:]))
+	d.want(segments <= 128 && runs <= 128 && len(b) == 4+16*segments+8*runs, "%d segments and %d runs in %d bytes", segments, runs, len(b))
+	table, list := b[4:4+16*segments], b[4+16*segments:]
+	for ; len(list) > 0; list = list[8:] {
+		first, n, s := int(list[0]), int(list[1])+1, int(list[2])
+		d.want(first+n <= 128 && s < segments && list[3] == 0, "run %x", list[:8])
+		in := d.segments[hex.EncodeToString(table[16*s:16*s+16])]
+		for i := range n {
+			if r := int(binary.LittleEndian.Uint32(list[4:])) + i; r < len(in) {
+				ids[first+i] = in[r].id
+			}
+		}
+	}
+	return ids
+}
