@@ -9,6 +9,8 @@
 package keys
 
 import (
+	"crypto/cipher"
+	"crypto/hpke"
 	"crypto/rand"
 	"crypto/subtle"
 	"encoding/binary"
@@ -25,7 +27,12 @@ import (
 // A Domain holds the keys of writers who share dedupe.
 type Domain struct {
 	ID        [32]byte // makes block and page IDs
-	Structure [32]byte // authenticates footers, pages and manifests
+	Structure [32]byte // authenticates and seals footers, pages and manifests
+
+	// The data key pair, which wraps the keys of data segments. public is nil
+	// in a repository that is not encrypted, private with keys that only write.
+	public  hpke.PublicKey
+	private hpke.PrivateKey
 }
 
 // New returns a Domain of random keys.
@@ -39,7 +46,11 @@ func New() *Domain {
 // Fingerprint tells these keys from others without telling what they are.
 func (d *Domain) Fingerprint() string {
 	var sum [32]byte
-	blake3.DeriveKey("platter 2026 domain fingerprint", append(d.ID[:], d.Structure[:]...), sum[:])
+	material := append(append([]byte(nil), d.ID[:]...), d.Structure[:]...)
+	if d.public != nil {
+		material = append(material, d.public.Bytes()...)
+	}
+	blake3.DeriveKey("platter 2026 domain fingerprint", material, sum[:])
 	return hex.EncodeToString(sum[:16])
 }
 
@@ -59,16 +70,19 @@ const (
 //	 0:4   "PLTR"
 //	 4:8   kind, four letters
 //	 8:10  version, 1
-//	10:12  protection: 0 digest only
+//	10:12  protection: 0 digest only, 1 AES-256-GCM besides
 //	12:16  zero
-//	16:24  payload length P
-//	24:56  zero (kept for a nonce)
+//	16:24  payload length P, as stored
+//	24:56  zero; with protection 1 random, from which the object's key is made
 //	56:    payload
 //	 +32   keyed BLAKE3-256 of name length (4), name and all bytes before
 //	 +64   zero (kept for the writer's signature)
 const (
 	magic         = "PLTR"
 	objectVersion = 1
+	digestOnly    = 0
+	encrypted     = 1
+	saltAt        = 24
 	headerSize    = 56
 	digestSize    = 32
 	signatureSize = 64
@@ -122,24 +136,43 @@ func Sum(out *[32]byte, key [32]byte, parts ...[]byte) {
 	h.Sum(out[:0])
 }
 
+// protection is how objects of a kind are stored. Those that are read before
+// any key is known are never encrypted.
+func (d *Domain) protection(kind string) uint16 {
+	if kind == KindConfig || kind == KindSlot || !d.Encrypted() {
+		return digestOnly
+	}
+	return encrypted
+}
+
 // Seal returns the object that holds v as JSON, bound to its kind and name.
 func (d *Domain) Seal(kind, name string, v any) ([]byte, image.Digest, error) {
 	payload, err := json.Marshal(v)
 	if err != nil {
 		return nil, image.Digest{}, fmt.Errorf("encode %s: %w", name, err)
 	}
-	if len(payload) > MaxPayload {
-		return nil, image.Digest{}, fmt.Errorf("encode %s: %d bytes, at most %d fit", name, len(payload), MaxPayload)
+	if len(payload) > MaxPayload-Overhead {
+		return nil, image.Digest{}, fmt.Errorf("encode %s: %d bytes, at most %d fit", name, len(payload), MaxPayload-Overhead)
 	}
-	b := make([]byte, headerSize, headerSize+len(payload)+digestSize+signatureSize)
+	b := make([]byte, headerSize, headerSize+len(payload)+Overhead+digestSize+signatureSize)
 	copy(b, magic)
 	copy(b[4:], kind)
 	binary.LittleEndian.PutUint16(b[8:], objectVersion)
+	if p := d.protection(kind); p == encrypted {
+		binary.LittleEndian.PutUint16(b[10:], p)
+		rand.Read(b[saltAt:headerSize])
+		payload = d.objectAEAD(b).Seal(nil, make([]byte, NonceSize), payload, nil)
+	}
 	binary.LittleEndian.PutUint64(b[16:], uint64(len(payload)))
 	b = append(b, payload...)
 	sum := d.digest(kind, name, b)
 	b = append(b, sum[:]...)
 	return append(b, make([]byte, signatureSize)...), sum, nil
+}
+
+// objectAEAD is keyed for one object by the random bytes in its header.
+func (d *Domain) objectAEAD(header []byte) cipher.AEAD {
+	return AEAD(d.derive("platter 2026 object", header[saltAt:headerSize]))
 }
 
 func (d *Domain) digest(kind, name string, body []byte) (sum image.Digest) {
@@ -170,15 +203,26 @@ func (d *Domain) Payload(kind, name string, b []byte) ([]byte, image.Digest, err
 		return nil, image.Digest{}, corrupt("digest %.16s…, want %.16s…", sum, want)
 	}
 	// A whole object of a later format is not damage: say what to do.
-	if v, p := binary.LittleEndian.Uint16(b[8:]), binary.LittleEndian.Uint16(b[10:]); v != objectVersion || p != 0 {
+	v, p := binary.LittleEndian.Uint16(b[8:]), binary.LittleEndian.Uint16(b[10:])
+	if v != objectVersion || p > encrypted || p > digestOnly && (kind == KindConfig || kind == KindSlot) {
 		return nil, image.Digest{}, fmt.Errorf("%s: object version %d, protection %d: %w", name, v, p, ErrNewer)
+	}
+	if p != d.protection(kind) {
+		return nil, image.Digest{}, corrupt("protection %d, want %d", p, d.protection(kind))
 	}
 	for i, c := range b[headerSize+int(length)+digestSize:] {
 		if c != 0 {
 			return nil, image.Digest{}, corrupt("byte %d of the signature is %#x, want 0", i, c)
 		}
 	}
-	return b[headerSize : headerSize+length], sum, nil
+	payload := b[headerSize : headerSize+length]
+	if p == encrypted {
+		var err error
+		if payload, err = d.objectAEAD(b).Open(nil, make([]byte, NonceSize), payload, nil); err != nil {
+			return nil, image.Digest{}, corrupt("%v", err)
+		}
+	}
+	return payload, sum, nil
 }
 
 // Open checks an object as Payload does and decodes it into v.

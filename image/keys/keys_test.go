@@ -219,41 +219,41 @@ func TestSlotsHoldTheirKeys(t *testing.T) {
 	if err != nil || !strings.HasPrefix(name, "keys/") || len(name) != len("keys/")+32 {
 		t.Fatalf("name %q, %v", name, err)
 	}
-	got, err := OpenSlot(name, object)
+	got, err := OpenSlot(name, object, nil)
 	if err != nil || *got != *d {
 		t.Fatalf("got %v, %v, want the keys", got, err)
 	}
-	if _, err := OpenSlot("keys/0", object); !errors.Is(err, image.ErrCorrupt) {
+	if _, err := OpenSlot("keys/0", object, nil); !errors.Is(err, image.ErrCorrupt) {
 		t.Errorf("under another name: %v, want corrupt", err)
 	}
 	for i := range object {
 		object[i] ^= 1
-		if got, err := OpenSlot(name, object); !errors.Is(err, image.ErrCorrupt) || got != nil {
+		if got, err := OpenSlot(name, object, nil); !errors.Is(err, image.ErrCorrupt) || got != nil {
 			t.Fatalf("byte %d flipped: %v, want corrupt", i, err)
 		}
 		object[i] ^= 1
 	}
 	key := strings.Repeat("00", 32)
-	for what, s := range map[string]slot{
-		"no keys":      {Type: slotClear},
-		"a short key":  {slotClear, key[2:], key},
-		"a long key":   {slotClear, key, key + "00"},
-		"an odd digit": {slotClear, key[1:], key},
-		"no hex":       {slotClear, "zz" + key[2:], key},
+	for what, s := range map[string]Slot{
+		"no keys":      {Type: SlotClear},
+		"a short key":  {Type: SlotClear, ID: key[2:], Structure: key},
+		"a long key":   {Type: SlotClear, ID: key, Structure: key + "00"},
+		"an odd digit": {Type: SlotClear, ID: key[1:], Structure: key},
+		"no hex":       {Type: SlotClear, ID: "zz" + key[2:], Structure: key},
 	} {
 		object, _, err := (*Domain)(nil).Seal(KindSlot, "keys/1", s)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := OpenSlot("keys/1", object); !errors.Is(err, image.ErrCorrupt) {
+		if _, err := OpenSlot("keys/1", object, nil); !errors.Is(err, image.ErrCorrupt) {
 			t.Errorf("%s: %v, want corrupt", what, err)
 		}
 	}
-	object, _, err = d.Seal(KindSlot, "keys/1", slot{Type: "argon2id"})
+	object, _, err = d.Seal(KindSlot, "keys/1", Slot{Type: "tpm"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := OpenSlot("keys/1", object); !errors.Is(err, ErrNewer) {
+	if _, err := OpenSlot("keys/1", object, nil); !errors.Is(err, ErrNewer) {
 		t.Errorf("a slot of a later type: %v, want newer", err)
 	}
 }

@@ -1,41 +1,286 @@
 package keys
 
 import (
+	"bytes"
 	"crypto/rand"
+	"encoding/base64"
 	"encoding/hex"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
+	"time"
+
+	"filippo.io/age"
+	"golang.org/x/crypto/argon2"
 
 	"platter/image"
 )
 
-// slotClear is the type of a slot that holds the keys in clear.
-const slotClear = "clear"
+// Types of key slot.
+const (
+	SlotClear      = "clear"      // not encrypted: the keys stand there
+	SlotPassphrase = "passphrase" // sealed under a key that argon2id makes of a passphrase
+	SlotKeyFile    = "keyfile"    // sealed under a key made of a file of random bytes
+	SlotAge        = "age"        // encrypted to an age recipient
+)
 
-type slot struct {
-	Type      string `json:"type"`
+// A Slot is what its object holds. It says nothing of the keys but how to open
+// it.
+type Slot struct {
+	Type      string    `json:"type"`
+	Label     string    `json:"label,omitempty"` // for people
+	Created   time.Time `json:"created,omitzero"`
+	WriteOnly bool      `json:"write_only,omitempty"` // lacks the private half of the data key
+	Recipient string    `json:"recipient,omitempty"`  // of age, public
+	Argon2id  *Argon2id `json:"argon2id,omitempty"`
+	Salt      string    `json:"salt,omitempty"`   // hex, of passphrase and key file
+	Sealed    string    `json:"sealed,omitempty"` // base64
+
+	// Of a clear slot.
 	ID        string `json:"id_key,omitempty"`
 	Structure string `json:"structure_key,omitempty"`
+
+	Name string `json:"-"` // of the object
 }
+
+// Argon2id is what a passphrase is worked through by.
+type Argon2id struct {
+	Time    uint32 `json:"time"`
+	Memory  uint32 `json:"memory_kib"`
+	Threads uint8  `json:"threads"`
+}
+
+// argon2 is the cost of a new passphrase slot, bounds what a reader accepts:
+// less is too weak to have been written, more would be an attack on memory.
+var newArgon2 = Argon2id{Time: 3, Memory: 64 << 10, Threads: 4}
+
+const (
+	minArgon2Memory = 64 << 10 // KiB
+	maxArgon2Memory = 1 << 20  // KiB
+	maxArgon2Time   = 32
+)
+
+// secrets is what a slot seals.
+type secrets struct {
+	ID        string `json:"id_key"`
+	Structure string `json:"structure_key"`
+	Public    string `json:"data_public"`
+	Private   string `json:"data_private,omitempty"`
+}
+
+// Credentials open slots. Each may be empty.
+type Credentials struct {
+	Passphrase []byte
+	KeyFile    []byte // the content of a key file
+	Identities []age.Identity
+}
+
+// Empty reports whether there is nothing to open a slot with.
+func (c *Credentials) Empty() bool {
+	return c == nil || len(c.Passphrase) == 0 && len(c.KeyFile) == 0 && len(c.Identities) == 0
+}
+
+// ErrCredentials means that a slot is not opened by the credentials at hand.
+var ErrCredentials = errors.New("wrong password or key")
+
+// MinKeyFile is the length of the shortest key file in bytes.
+const MinKeyFile = 32
 
 // ClearSlot returns the name and bytes of a slot that holds d in clear, for a
 // repository that is not encrypted.
 func (d *Domain) ClearSlot() (name string, object []byte, err error) {
+	return d.slot(Slot{Type: SlotClear, ID: hex.EncodeToString(d.ID[:]), Structure: hex.EncodeToString(d.Structure[:])})
+}
+
+// PassphraseSlot returns a slot that a passphrase opens.
+func (d *Domain) PassphraseSlot(passphrase []byte, label string) (name string, object []byte, err error) {
+	cost := newArgon2
+	return d.saltedSlot(Slot{Type: SlotPassphrase, Label: label, Argon2id: &cost}, passphrase)
+}
+
+// KeyFileSlot returns a slot that the content of a key file opens.
+func (d *Domain) KeyFileSlot(content []byte, label string) (name string, object []byte, err error) {
+	if len(content) < MinKeyFile {
+		return "", nil, fmt.Errorf("key file of %d bytes: want at least %d random ones", len(content), MinKeyFile)
+	}
+	return d.saltedSlot(Slot{Type: SlotKeyFile, Label: label}, content)
+}
+
+func (d *Domain) saltedSlot(s Slot, secret []byte) (name string, object []byte, err error) {
+	var salt [16]byte
+	rand.Read(salt[:])
+	s.Salt = hex.EncodeToString(salt[:])
+	key, err := s.key(secret)
+	if err != nil {
+		return "", nil, err
+	}
+	plain, err := d.secrets()
+	if err != nil {
+		return "", nil, err
+	}
+	s.Sealed = base64.StdEncoding.EncodeToString(AEAD(key).Seal(nil, make([]byte, NonceSize), plain, nil))
+	return d.slot(s)
+}
+
+// AgeSlot returns a slot that the identity of an age recipient opens.
+func (d *Domain) AgeSlot(recipient age.Recipient, text, label string) (name string, object []byte, err error) {
+	plain, err := d.secrets()
+	if err != nil {
+		return "", nil, err
+	}
+	var sealed bytes.Buffer
+	w, err := age.Encrypt(&sealed, recipient)
+	if err == nil {
+		_, err = w.Write(plain)
+	}
+	if err == nil {
+		err = w.Close()
+	}
+	if err != nil {
+		return "", nil, fmt.Errorf("seal keys for %s: %w", text, err)
+	}
+	return d.slot(Slot{Type: SlotAge, Label: label, Recipient: text, Sealed: base64.StdEncoding.EncodeToString(sealed.Bytes())})
+}
+
+func (d *Domain) slot(s Slot) (name string, object []byte, err error) {
 	var id [16]byte
 	rand.Read(id[:])
 	name = "keys/" + hex.EncodeToString(id[:])
-	object, _, err = d.Seal(KindSlot, name, slot{slotClear, hex.EncodeToString(d.ID[:]), hex.EncodeToString(d.Structure[:])})
+	s.Created, s.WriteOnly = time.Now().UTC().Truncate(time.Second), !d.CanRead()
+	object, _, err = d.Seal(KindSlot, name, s)
 	return name, object, err
 }
 
-// OpenSlot returns the Domain that a slot holds.
-func OpenSlot(name string, object []byte) (*Domain, error) {
-	var s slot
-	if _, err := (*Domain)(nil).Open(KindSlot, name, object, &s); err != nil {
+func (d *Domain) secrets() ([]byte, error) {
+	s := secrets{ID: hex.EncodeToString(d.ID[:]), Structure: hex.EncodeToString(d.Structure[:])}
+	if d.public != nil {
+		s.Public = hex.EncodeToString(d.public.Bytes())
+	}
+	if d.private != nil {
+		b, err := d.private.Bytes()
+		if err != nil {
+			return nil, err
+		}
+		s.Private = hex.EncodeToString(b)
+	}
+	return json.Marshal(s)
+}
+
+// ReadSlot reads a slot without opening it.
+func ReadSlot(name string, object []byte) (*Slot, error) {
+	s := &Slot{Name: name}
+	if _, err := (*Domain)(nil).Open(KindSlot, name, object, s); err != nil {
 		return nil, err
 	}
-	if s.Type != slotClear {
-		return nil, fmt.Errorf("%s: key slot of type %q: %w", name, s.Type, ErrNewer)
+	return s, nil
+}
+
+// OpenSlot returns the Domain that a slot holds. It returns ErrCredentials
+// when c does not open it.
+func OpenSlot(name string, object []byte, c *Credentials) (*Domain, error) {
+	s, err := ReadSlot(name, object)
+	if err != nil {
+		return nil, err
 	}
+	d, err := s.open(c)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return d, nil
+}
+
+func (s *Slot) open(c *Credentials) (*Domain, error) {
+	if s.Type == SlotClear {
+		return domain(secrets{ID: s.ID, Structure: s.Structure})
+	}
+	if c == nil {
+		c = new(Credentials)
+	}
+	var plain []byte
+	var err error
+	switch s.Type {
+	case SlotPassphrase:
+		plain, err = s.unseal(c.Passphrase)
+	case SlotKeyFile:
+		plain, err = s.unseal(c.KeyFile)
+	case SlotAge:
+		plain, err = s.decrypt(c.Identities)
+	default:
+		return nil, fmt.Errorf("key slot of type %q: %w", s.Type, ErrNewer)
+	}
+	if err != nil {
+		return nil, err
+	}
+	var found secrets
+	if err := json.Unmarshal(plain, &found); err != nil {
+		return nil, fmt.Errorf("keys: %w: %w", err, image.ErrCorrupt)
+	}
+	return domain(found)
+}
+
+func (s *Slot) unseal(secret []byte) ([]byte, error) {
+	if len(secret) == 0 {
+		return nil, ErrCredentials
+	}
+	sealed, err := base64.StdEncoding.DecodeString(s.Sealed)
+	if err != nil {
+		return nil, fmt.Errorf("sealed keys: %w: %w", err, image.ErrCorrupt)
+	}
+	key, err := s.key(secret)
+	if err != nil {
+		return nil, err
+	}
+	plain, err := AEAD(key).Open(nil, make([]byte, NonceSize), sealed, nil)
+	if err != nil {
+		return nil, ErrCredentials
+	}
+	return plain, nil
+}
+
+// key works a passphrase or the content of a key file into a key. The salt is
+// of this slot alone, so that its key seals one thing.
+func (s *Slot) key(secret []byte) (key [32]byte, err error) {
+	salt, err := hex.DecodeString(s.Salt)
+	if err != nil || len(salt) != 16 {
+		return key, fmt.Errorf("salt %q: %w", s.Salt, image.ErrCorrupt)
+	}
+	if s.Type == SlotKeyFile {
+		d := Domain{}
+		Sum(&d.Structure, public(), secret)
+		return d.derive("platter 2026 key file", salt), nil
+	}
+	a := s.Argon2id
+	if a == nil || a.Memory < minArgon2Memory || a.Memory > maxArgon2Memory || a.Time < 1 || a.Time > maxArgon2Time || a.Threads < 1 {
+		return key, fmt.Errorf("argon2id costs %+v: %w", a, image.ErrCorrupt)
+	}
+	copy(key[:], argon2.IDKey(secret, salt, a.Time, a.Memory, a.Threads, uint32(len(key))))
+	return key, nil
+}
+
+// maxSecrets bounds what an age file may decrypt to.
+const maxSecrets = 64 << 10
+
+func (s *Slot) decrypt(identities []age.Identity) ([]byte, error) {
+	if len(identities) == 0 {
+		return nil, ErrCredentials
+	}
+	sealed, err := base64.StdEncoding.DecodeString(s.Sealed)
+	if err != nil {
+		return nil, fmt.Errorf("sealed keys: %w: %w", err, image.ErrCorrupt)
+	}
+	r, err := age.Decrypt(bytes.NewReader(sealed), identities...)
+	var wrong *age.NoIdentityMatchError
+	if errors.As(err, &wrong) {
+		return nil, ErrCredentials
+	}
+	if err != nil {
+		return nil, fmt.Errorf("sealed keys: %w: %w", err, image.ErrCorrupt)
+	}
+	return io.ReadAll(io.LimitReader(r, maxSecrets))
+}
+
+func domain(s secrets) (*Domain, error) {
 	d := new(Domain)
 	for _, f := range []struct {
 		dst  []byte
@@ -43,9 +288,17 @@ func OpenSlot(name string, object []byte) (*Domain, error) {
 	}{{d.ID[:], s.ID}, {d.Structure[:], s.Structure}} {
 		b, err := hex.DecodeString(f.text)
 		if err != nil || len(b) != len(f.dst) {
-			return nil, fmt.Errorf("%s: a key of %d hex digits, want %d: %w", name, len(f.text), 2*len(f.dst), image.ErrCorrupt)
+			return nil, fmt.Errorf("a key of %d hex digits, want %d: %w", len(f.text), 2*len(f.dst), image.ErrCorrupt)
 		}
 		copy(f.dst, b)
 	}
-	return d, nil
+	if s.Public == "" {
+		return d, nil
+	}
+	pub, err1 := hex.DecodeString(s.Public)
+	private, err2 := hex.DecodeString(s.Private)
+	if err := errors.Join(err1, err2); err != nil {
+		return nil, fmt.Errorf("data key: %w: %w", err, image.ErrCorrupt)
+	}
+	return d, d.setData(pub, private)
 }

@@ -102,7 +102,13 @@ func (r *Reader) release(w *worker) { r.workers <- w }
 // Footer returns the checked footer of a segment. It is shared: do not change
 // it.
 func (r *Reader) Footer(ctx context.Context, id image.SegmentID) (*segment.Footer, error) {
-	return r.footers.load(ctx, id, func() (*segment.Footer, error) { return r.repo.Footer(ctx, id) })
+	return r.footers.load(ctx, id, func() (*segment.Footer, error) {
+		f, err := r.repo.Footer(ctx, id)
+		if err == nil {
+			err = r.repo.Unlock(ctx, f)
+		}
+		return f, err
+	})
 }
 
 // Sizes in memory, in bytes.

@@ -88,7 +88,7 @@ func (b *batch) decodeOne(w *worker, f *segment.Footer, rec int, items []item, s
 		if err := f.Decode(w.codec, plain, stored, rec); err != nil {
 			return err
 		}
-	} else if err := w.codec.Decode(plain, stored, f.Records[rec].Flags); err != nil {
+	} else if err := f.Expand(w.codec, plain, stored, rec); err != nil {
 		return name(err)
 	}
 	if err := b.check(w, items, plain); err != nil {

@@ -8,7 +8,9 @@ package repo
 import (
 	"context"
 	"crypto/rand"
+	"crypto/subtle"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -40,6 +42,8 @@ const (
 	formatVersion = 1
 	lz4Name       = "lz4"
 	noEncryption  = "none"
+	encryption    = "aes-256-gcm+x25519"
+	slotPrefix    = "keys/"
 )
 
 // A Config is what a repository is for all its life.
@@ -53,6 +57,9 @@ type Config struct {
 	Created     time.Time `json:"created"`
 	// Domain is the fingerprint of the keys that the key slots hold.
 	Domain string `json:"domain"`
+	// Auth proves, in an encrypted repository, that who wrote the config held
+	// the keys: the keyed digest of the config without it, 64 hex digits.
+	Auth string `json:"auth,omitempty"`
 	// Features that a program must know to read or write the repository.
 	Features []string `json:"features,omitempty"`
 }
@@ -68,8 +75,16 @@ type Repo struct {
 
 // InitOptions are the choices that a repository keeps for all its life.
 type InitOptions struct {
-	BlockSize   int    // bytes; 0 for the default
-	IDAlgorithm string // "" for the default
+	BlockSize   int         // bytes; 0 for the default
+	IDAlgorithm string      // "" for the default
+	Encryption  *Encryption // nil for a repository that anybody can read
+}
+
+// Encryption says who can open a new repository: whoever has one of these.
+type Encryption struct {
+	Passphrase []byte
+	KeyFile    []byte
+	Recipients []string // of age, as text
 }
 
 // Init makes a repository in an empty store. The config is written last: until
@@ -91,23 +106,27 @@ func Init(ctx context.Context, st store.Store, opts InitOptions) (*Repo, error) 
 	}
 	var id [16]byte
 	rand.Read(id[:])
-	d := keys.New()
-	slot, object, err := d.ClearSlot()
+	d, err := newDomain(opts.Encryption)
 	if err != nil {
 		return nil, err
 	}
-	if err := st.Put(ctx, slot, object); err != nil {
-		return nil, fmt.Errorf("init %s: write key slot: %w", st.Location(), err)
+	if err := putSlots(ctx, st, d, opts.Encryption); err != nil {
+		return nil, fmt.Errorf("init %s: %w", st.Location(), err)
 	}
 	now, err := st.Now(ctx)
 	if err != nil {
 		return nil, err
 	}
-	object, _, err = d.Seal(keys.KindConfig, configName, Config{
+	c := Config{
 		Version: formatVersion, Repository: hex.EncodeToString(id[:]), BlockSize: opts.BlockSize,
 		IDAlgorithm: opts.IDAlgorithm, Compression: lz4Name, Encryption: noEncryption, Created: now.UTC(),
 		Domain: d.Fingerprint(),
-	})
+	}
+	if d.Encrypted() {
+		c.Encryption = encryption
+		c.Auth = c.auth(d)
+	}
+	object, _, err := d.Seal(keys.KindConfig, configName, c)
 	if err != nil {
 		return nil, err
 	}
@@ -117,7 +136,68 @@ func Init(ctx context.Context, st store.Store, opts InitOptions) (*Repo, error) 
 		}
 		return nil, fmt.Errorf("init %s: write config: %w", st.Location(), err)
 	}
-	return Open(ctx, st)
+	return attach(st, c, d)
+}
+
+func newDomain(e *Encryption) (*keys.Domain, error) {
+	if e == nil {
+		return keys.New(), nil
+	}
+	return keys.NewEncrypted()
+}
+
+// putSlots writes the key slots of a new repository.
+func putSlots(ctx context.Context, st store.Store, d *keys.Domain, e *Encryption) error {
+	put := func(name string, object []byte, err error) error {
+		if err == nil {
+			err = st.Put(ctx, name, object)
+		}
+		if err != nil {
+			return fmt.Errorf("write key slot: %w", err)
+		}
+		return nil
+	}
+	if e == nil {
+		return put(d.ClearSlot())
+	}
+	slots := 0
+	if len(e.Passphrase) > 0 {
+		slots++
+		if err := put(d.PassphraseSlot(e.Passphrase, "")); err != nil {
+			return err
+		}
+	}
+	if len(e.KeyFile) > 0 {
+		slots++
+		if err := put(d.KeyFileSlot(e.KeyFile, "")); err != nil {
+			return err
+		}
+	}
+	for _, text := range e.Recipients {
+		slots++
+		recipient, err := keys.ParseRecipient(text)
+		if err == nil {
+			err = put(d.AgeSlot(recipient, text, "recovery"))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if slots == 0 {
+		return errors.New("encryption without a passphrase, key file or recipient")
+	}
+	return nil
+}
+
+// auth returns what Config.Auth must be.
+func (c Config) auth(d *keys.Domain) string {
+	c.Auth = ""
+	b, err := json.Marshal(c)
+	if err != nil {
+		panic(err) // a Config holds nothing that JSON cannot
+	}
+	sum := d.ConfigDigest(b)
+	return hex.EncodeToString(sum[:])
 }
 
 func checkBlockSize(n int) error {
@@ -127,40 +207,57 @@ func checkBlockSize(n int) error {
 	return nil
 }
 
-// Open opens the repository that a store holds.
-func Open(ctx context.Context, st store.Store) (*Repo, error) {
+// Open opens the repository that a store holds, if it is not encrypted.
+func Open(ctx context.Context, st store.Store) (*Repo, error) { return Unlock(ctx, st, nil) }
+
+// Unlock opens the repository that a store holds with whatever of c fits. It
+// returns keys.ErrCredentials when nothing does.
+func Unlock(ctx context.Context, st store.Store, c *keys.Credentials) (*Repo, error) {
 	object, err := st.Get(ctx, configName, keys.MaxObject)
 	if errors.Is(err, store.ErrNotFound) {
 		return nil, fmt.Errorf("%s: %w: make one with platter init", st.Location(), ErrNoRepository)
 	} else if err != nil {
 		return nil, err
 	}
-	r := &Repo{Store: st}
-	if _, err := r.Keys.Open(keys.KindConfig, configName, object, &r.Config); err != nil {
+	var config Config
+	if _, err := (*keys.Domain)(nil).Open(keys.KindConfig, configName, object, &config); err != nil {
 		return nil, fmt.Errorf("%s: %w", st.Location(), err)
 	}
-	if err := r.checkConfig(); err != nil {
+	if err := config.check(); err != nil {
 		return nil, fmt.Errorf("%s: config: %w", st.Location(), err)
 	}
-	if r.Keys, err = openKeys(ctx, st, r.Config.Domain); err != nil {
+	d, err := openKeys(ctx, st, &config, c)
+	if err != nil {
 		return nil, fmt.Errorf("%s: %w", st.Location(), err)
 	}
-	if r.hasher, err = image.NewHasher(r.Config.IDAlgorithm, r.Keys.ID); err != nil {
+	return attach(st, config, d)
+}
+
+// attach makes a Repo of a config and keys that belong together.
+func attach(st store.Store, config Config, d *keys.Domain) (*Repo, error) {
+	if d.Encrypted() && subtle.ConstantTimeCompare([]byte(config.auth(d)), []byte(config.Auth)) != 1 {
+		return nil, fmt.Errorf("%s: config: it was not written with these keys: %w", st.Location(), image.ErrCorrupt)
+	}
+	r := &Repo{Config: config, Keys: d, Store: st}
+	id, err := hex.DecodeString(config.Repository)
+	if err != nil || copy(r.ID[:], id) != len(r.ID) {
+		return nil, fmt.Errorf("%s: config: repository ID %q: %w", st.Location(), config.Repository, image.ErrCorrupt)
+	}
+	if r.hasher, err = image.NewHasher(config.IDAlgorithm, d.ID); err != nil {
 		return nil, fmt.Errorf("%s: config: %w: %w", st.Location(), err, keys.ErrNewer)
 	}
 	return r, nil
 }
 
-// checkConfig refuses what this program does not know.
-func (r *Repo) checkConfig() error {
-	c := &r.Config
+// check refuses what this program does not know.
+func (c *Config) check() error {
 	if c.Version != formatVersion {
 		return fmt.Errorf("format version %d, this platter knows %d: %w", c.Version, formatVersion, keys.ErrNewer)
 	}
-	if len(c.Features) > 0 || c.Compression != lz4Name || c.Encryption != noEncryption {
+	if len(c.Features) > 0 || c.Compression != lz4Name || c.Encryption != noEncryption && c.Encryption != encryption {
 		return fmt.Errorf("features %q, compression %q, encryption %q: %w", c.Features, c.Compression, c.Encryption, keys.ErrNewer)
 	}
-	if id, err := hex.DecodeString(c.Repository); err != nil || len(id) != len(r.ID) || copy(r.ID[:], id) != len(r.ID) {
+	if id, err := hex.DecodeString(c.Repository); err != nil || len(id) != 16 {
 		return fmt.Errorf("repository ID %q: %w", c.Repository, image.ErrCorrupt)
 	}
 	if err := checkBlockSize(c.BlockSize); err != nil {
@@ -169,38 +266,53 @@ func (r *Repo) checkConfig() error {
 	return nil
 }
 
-// openKeys tries every slot until one holds the keys with this fingerprint. A
-// slot that a dead init left behind holds others.
-func openKeys(ctx context.Context, st store.Store, fingerprint string) (*keys.Domain, error) {
+// openKeys tries every slot until one opens and holds the keys of the config.
+// A slot that a dead init left behind holds others.
+func openKeys(ctx context.Context, st store.Store, config *Config, c *keys.Credentials) (*keys.Domain, error) {
+	sealed := config.Encryption != noEncryption
+	if !sealed && !c.Empty() {
+		return nil, fmt.Errorf("%w: the repository is not encrypted, and a password or key was given: is it the one you mean?", keys.ErrCredentials)
+	}
 	var found *keys.Domain
 	var problem error
-	err := st.List(ctx, "keys/", func(o store.Info) error {
+	err := Slots(ctx, st, func(name string, object []byte, err error) {
 		if found != nil {
-			return nil
+			return
 		}
-		object, err := st.Get(ctx, o.Name, keys.MaxObject)
-		if err != nil {
-			problem = err
-			return nil
+		var d *keys.Domain
+		if err == nil {
+			d, err = keys.OpenSlot(name, object, c)
 		}
-		d, err := keys.OpenSlot(o.Name, object)
-		if err != nil {
-			problem = err
-		} else if d.Fingerprint() == fingerprint {
+		switch {
+		case err == nil && d.Fingerprint() == config.Domain && d.Encrypted() == sealed:
 			found = d
+		case err != nil && (problem == nil || errors.Is(problem, keys.ErrCredentials)):
+			problem = err
 		}
-		return nil
+	})
+	if err != nil || found != nil {
+		return found, err
+	}
+	if sealed && (problem == nil || errors.Is(problem, keys.ErrCredentials)) {
+		return nil, keys.ErrCredentials
+	}
+	if problem == nil {
+		problem = fmt.Errorf("no key slot holds the keys %s: %w", config.Domain, image.ErrCorrupt)
+	}
+	return nil, problem
+}
+
+// Slots calls f for every key slot; err tells of one that cannot be read.
+func Slots(ctx context.Context, st store.Store, f func(name string, object []byte, err error)) error {
+	err := st.List(ctx, slotPrefix, func(o store.Info) error {
+		object, err := st.Get(ctx, o.Name, keys.MaxObject)
+		f(o.Name, object, err)
+		return ctx.Err()
 	})
 	if err != nil {
-		return nil, fmt.Errorf("list key slots: %w", err)
+		return fmt.Errorf("list key slots: %w", err)
 	}
-	if found == nil && problem == nil {
-		problem = fmt.Errorf("no key slot holds the keys %s: %w", fingerprint, image.ErrCorrupt)
-	}
-	if found == nil {
-		return nil, problem
-	}
-	return found, nil
+	return nil
 }
 
 // Hasher returns a Hasher of the repository's domain for one goroutine.
@@ -231,6 +343,11 @@ func (r *Repo) Footer(ctx context.Context, id image.SegmentID) (*segment.Footer,
 	return segment.ReadFooter(ctx, r.Store, r.Keys, id, o.Size)
 }
 
+// Unlock makes the payloads of a segment readable, as far as the keys go.
+func (r *Repo) Unlock(ctx context.Context, f *segment.Footer) error {
+	return f.Unlock(ctx, r.Store, r.Keys, r.ID)
+}
+
 // NewSegment begins a segment in buf.
 func (r *Repo) NewSegment(buf []byte, kind segment.Kind, run [16]byte) *segment.Builder {
 	return segment.NewBuilder(buf, kind, r.ID, run, r.Keys, time.Now())
@@ -238,6 +355,9 @@ func (r *Repo) NewSegment(buf []byte, kind segment.Kind, run [16]byte) *segment.
 
 // ReadPage reads and checks record n of a page segment.
 func (r *Repo) ReadPage(ctx context.Context, f *segment.Footer, n int) (*image.Page, error) {
+	if err := r.Unlock(ctx, f); err != nil {
+		return nil, err
+	}
 	rec := &f.Records[n]
 	stored := make([]byte, rec.Stored)
 	if err := r.Store.ReadAt(ctx, segment.Name(f.ID), stored, rec.Offset); err != nil {
@@ -271,6 +391,9 @@ func (r *Repo) decodePage(f *segment.Footer, n int, stored []byte, c *segment.Co
 // Pages calls f for every page of a page segment, decoded and checked.
 func (r *Repo) Pages(ctx context.Context, f *segment.Footer, visit func(record int, p *image.Page, id image.ID) error) error {
 	const window = 1 << 20
+	if err := r.Unlock(ctx, f); err != nil {
+		return err
+	}
 	c, h := r.Codec(), r.Hasher()
 	buf := make([]byte, 0, window)
 	for first := 0; first < len(f.Records); {

@@ -167,7 +167,7 @@ func TestSlotOfADeadInitIsPassedOver(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		d, err := keys.OpenSlot(name, whole)
+		d, err := keys.OpenSlot(name, whole, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,8 +1,10 @@
 package segment
 
 import (
+	"crypto/cipher"
 	"crypto/rand"
 	"encoding/binary"
+	"slices"
 	"time"
 
 	"github.com/cespare/xxhash/v2"
@@ -15,18 +17,28 @@ import (
 //
 //	  0:8    magic
 //	  8:10   kind: 1 data, 2 pages
-//	 10:12   flags, zero
+//	 10:12   flags: 1 sealed
 //	 12:16   header length H, 4096
 //	 16:32   repository ID
 //	 32:48   segment ID
 //	 48:64   run that wrote it
 //	 64:72   when, nanoseconds since 1970 by the writer's clock
-//	 72:76   number of entries in the key table, zero
-//	 76:H-8  zero (kept for the key table)
+//	 72:76   number of entries in the key table: none, or 1 to 41 when sealed
+//	 76:80   zero
+//	 80:     key table, then zeros
 //	H-8:H    xxhash64 of 0:H-8
+//
+// Key table entry, 96 bytes:
+//
+//	 0:16  origin: the first name of a segment whose payloads the key seals
+//	16:96  the key, wrapped for the data key pair; zeros in a page segment
 const (
-	headerMagic = "PLTRSEG\x01"
-	headerSize  = 4096
+	headerMagic  = "PLTRSEG\x01"
+	headerSize   = 4096
+	tableOffset  = 80
+	keyEntrySize = 16 + keys.WrappedSize
+	maxOrigins   = (headerSize - 8 - tableOffset) / keyEntrySize
+	flagSealed   = 1
 )
 
 // Record header, 16 bytes, before each payload, little-endian:
@@ -55,7 +67,7 @@ const footerEntrySize = 56
 //
 //	  0:8    magic
 //	  8:10   kind
-//	 10:12   flags, zero
+//	 10:12   flags: 1 sealed
 //	 12:16   number of records
 //	 16:24   footer offset
 //	 24:28   footer length
@@ -92,10 +104,18 @@ type Builder struct {
 	kind    Kind
 	run     [16]byte
 	created time.Time
-	key     [32]byte
+	domain  *keys.Domain
+	aead    cipher.AEAD // of the payloads; nil when they are not sealed
+	origins []origin
 	buf     []byte
 	used    int
 	records []Record
+}
+
+// An origin is an entry of the key table.
+type origin struct {
+	id      image.SegmentID
+	wrapped [keys.WrappedSize]byte
 }
 
 // NewBuilder begins a segment in buf, which bounds the segment's length and is
@@ -103,30 +123,42 @@ type Builder struct {
 // least MinBuffer(largest payload) bytes; aligned to 4096, it can be written
 // past the page cache.
 func NewBuilder(buf []byte, kind Kind, repository, run [16]byte, d *keys.Domain, now time.Time) *Builder {
-	b := &Builder{kind: kind, run: run, created: now, key: d.FooterKey(), buf: buf, used: headerSize}
+	b := &Builder{kind: kind, run: run, created: now, domain: d, buf: buf, used: headerSize}
+	rand.Read(b.id[:])
 	h := buf[:headerSize]
 	clear(h)
 	copy(h, headerMagic)
 	binary.LittleEndian.PutUint16(h[8:], uint16(kind))
+	binary.LittleEndian.PutUint16(h[10:], b.flags())
 	binary.LittleEndian.PutUint32(h[12:], headerSize)
 	copy(h[16:], repository[:])
 	copy(h[48:], run[:])
 	binary.LittleEndian.PutUint64(h[64:], uint64(now.UnixNano()))
-	b.Rename()
+	if !d.Encrypted() {
+		return b
+	}
+	o := origin{id: b.id}
+	key := d.PageKey(b.id)
+	if kind == Data {
+		key, o.wrapped = d.WrapKey(b.id)
+	}
+	b.aead, b.origins = keys.AEAD(key), []origin{o}
 	return b
 }
 
-// Rename gives the segment a new random ID: a name that may have been used
-// without success is not used again.
-func (b *Builder) Rename() {
-	h := b.buf[:headerSize]
-	rand.Read(b.id[:])
-	copy(h[32:], b.id[:])
-	binary.LittleEndian.PutUint64(h[headerSize-8:], xxhash.Sum64(h[:headerSize-8]))
+func (b *Builder) flags() uint16 {
+	if b.domain.Encrypted() {
+		return flagSealed
+	}
+	return 0
 }
 
+// Rename gives the segment a new random ID: a name that may have been used
+// without success is not used again. What its payloads are bound to stays.
+func (b *Builder) Rename() { rand.Read(b.id[:]) }
+
 // MinBuffer returns the length of the smallest buffer in which a payload of
-// the given length fits.
+// the given length fits; sealed, it counts as 2×16 bytes longer.
 func MinBuffer(payload int) int {
 	return align(headerSize + recordHeaderSize + payload + footerEntrySize + trailerSize)
 }
@@ -143,7 +175,11 @@ func (b *Builder) Len() int { return len(b.records) }
 func (b *Builder) Size() int { return b.size(0, 0) }
 
 func (b *Builder) size(records, payload int) int {
-	return align(b.used + records*recordHeaderSize + payload + (len(b.records)+records)*footerEntrySize + trailerSize)
+	overhead := 0
+	if b.aead != nil {
+		overhead = keys.Overhead
+	}
+	return align(b.used + records*(recordHeaderSize+overhead) + payload + (len(b.records)+records)*footerEntrySize + overhead + trailerSize)
 }
 
 // Fits reports whether a payload of the given length can still be added.
@@ -151,19 +187,80 @@ func (b *Builder) Fits(payload int) bool {
 	return len(b.records) < maxBuilt && b.size(1, payload) <= len(b.buf)
 }
 
-// Add copies a payload in, which must fit, and returns its record number. The
-// caller has set ID, Plain and Flags of r.
+// Add copies or seals a payload in, which must fit, and returns its record
+// number. The caller has set ID, Plain and Flags of r.
 func (b *Builder) Add(r Record, payload []byte) uint32 {
 	n := uint32(len(b.records))
-	r.Kind, r.Stored, r.Digest = b.kind, uint32(len(payload)), xxhash.Sum64(payload)
-	r.OriginRecord = n
-	h := b.buf[b.used:]
-	putRecordHeader(h, &r)
+	r.Kind, r.Origin, r.OriginRecord = b.kind, 0, n
+	r.Stored = uint32(len(payload))
+	place := b.buf[b.used+recordHeaderSize:]
+	if b.aead == nil {
+		copy(place, payload)
+	} else {
+		r.Stored += keys.Overhead
+		b.aead.Seal(place[:0], nonce(n), payload, boundTo(&r, b.origins[0].id))
+	}
+	return b.append(r)
+}
+
+// Moved is a record as another segment holds it, sealed or not.
+type Moved struct {
+	Record
+	Payload []byte // as stored
+	from    origin
+}
+
+// FitsMoved reports whether a record of another segment can still be added.
+func (b *Builder) FitsMoved(m *Moved) bool {
+	return b.Fits(len(m.Payload)) && (b.aead == nil || b.place(m.from.id) >= 0 || len(b.origins) < maxOrigins)
+}
+
+// AddMoved copies a record of another segment of the repository as it is
+// stored: without the data key, and without its bytes being sealed again.
+func (b *Builder) AddMoved(m *Moved) uint32 {
+	r := m.Record
+	switch {
+	case b.aead == nil:
+		r.Origin, r.OriginRecord = 0, uint32(len(b.records))
+	default:
+		if b.place(m.from.id) < 0 {
+			b.origins = append(b.origins, m.from)
+		}
+		r.Origin = uint16(b.place(m.from.id))
+	}
+	copy(b.buf[b.used+recordHeaderSize:], m.Payload)
+	return b.append(r)
+}
+
+// place returns the place of an origin in the key table, or -1.
+func (b *Builder) place(id image.SegmentID) int {
+	return slices.IndexFunc(b.origins, func(o origin) bool { return o.id == id })
+}
+
+// append lists a record whose stored bytes are in their place.
+func (b *Builder) append(r Record) uint32 {
+	putRecordHeader(b.buf[b.used:], &r)
 	r.Offset = int64(b.used + recordHeaderSize)
-	copy(h[recordHeaderSize:], payload)
-	b.used += recordHeaderSize + len(payload)
+	r.Digest = xxhash.Sum64(b.buf[r.Offset:][:r.Stored])
+	b.used += recordHeaderSize + int(r.Stored)
 	b.records = append(b.records, r)
-	return n
+	return uint32(len(b.records) - 1)
+}
+
+// nonce is the record's number in the segment it was sealed for, whose key
+// seals nothing else.
+func nonce(originRecord uint32) []byte {
+	return binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint32(nil, originRecord), 0)
+}
+
+// boundTo is what a payload is sealed together with, 30 bytes: its header
+// without the place in a key table, and the origin itself.
+func boundTo(r *Record, origin image.SegmentID) []byte {
+	b := []byte{byte(r.Kind), r.Flags}
+	b = binary.LittleEndian.AppendUint32(b, r.Plain)
+	b = binary.LittleEndian.AppendUint32(b, r.Stored)
+	b = append(b, origin[:]...)
+	return binary.LittleEndian.AppendUint32(b, r.OriginRecord)
 }
 
 func putRecordHeader(h []byte, r *Record) {
@@ -175,17 +272,29 @@ func putRecordHeader(h []byte, r *Record) {
 }
 
 // Seal ends the segment and returns its bytes, in the Builder's buffer, and
-// its footer.
+// its footer. After Rename it can be called again.
 func (b *Builder) Seal() ([]byte, *Footer) {
+	h := b.buf[:headerSize]
+	copy(h[32:], b.id[:])
+	binary.LittleEndian.PutUint32(h[72:], uint32(len(b.origins)))
+	for i, o := range b.origins {
+		copy(h[tableOffset+i*keyEntrySize:], o.id[:])
+		copy(h[tableOffset+i*keyEntrySize+16:], o.wrapped[:])
+	}
+	binary.LittleEndian.PutUint64(h[headerSize-8:], xxhash.Sum64(h[:headerSize-8]))
 	total := b.Size()
 	footer := b.buf[b.used:b.used]
 	for i := range b.records {
 		footer = appendEntry(footer, &b.records[i])
 	}
+	if b.aead != nil {
+		footer = b.domain.SealFooter(b.id, footer)
+	}
 	clear(b.buf[b.used+len(footer) : total])
 	t := b.buf[total-trailerSize : total]
 	copy(t, trailerMagic)
 	binary.LittleEndian.PutUint16(t[8:], uint16(b.kind))
+	binary.LittleEndian.PutUint16(t[10:], b.flags())
 	binary.LittleEndian.PutUint32(t[12:], uint32(len(b.records)))
 	binary.LittleEndian.PutUint64(t[16:], uint64(b.used))
 	binary.LittleEndian.PutUint32(t[24:], uint32(len(footer)))
@@ -194,11 +303,13 @@ func (b *Builder) Seal() ([]byte, *Footer) {
 	copy(t[40:], b.id[:])
 	copy(t[56:], b.run[:])
 	binary.LittleEndian.PutUint64(t[72:], uint64(b.created.UnixNano()))
-	keys.Sum((*[32]byte)(t[80:]), b.key, b.buf[:headerSize])
-	keys.Sum((*[32]byte)(t[112:]), b.key, footer, t[:112])
+	key := b.domain.FooterKey()
+	keys.Sum((*[32]byte)(t[80:]), key, h)
+	keys.Sum((*[32]byte)(t[112:]), key, footer, t[:112])
 	binary.LittleEndian.PutUint64(t[248:], xxhash.Sum64(t[:248]))
 	return b.buf[:total], &Footer{
 		ID: b.id, Kind: b.kind, Run: b.run, Created: b.created, Size: int64(total), Records: b.records,
+		header: [32]byte(t[80:112]), sealed: b.aead != nil,
 	}
 }
 

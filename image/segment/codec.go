@@ -13,6 +13,7 @@ import (
 type Codec struct {
 	lz4        lz4.Compressor
 	out, check []byte
+	open       []byte // a payload that was sealed
 }
 
 // NewCodec returns a Codec for plain payloads of at most maxPlain bytes.

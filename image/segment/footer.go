@@ -2,8 +2,10 @@ package segment
 
 import (
 	"context"
+	"crypto/cipher"
 	"encoding/binary"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/cespare/xxhash/v2"
@@ -21,6 +23,17 @@ type Footer struct {
 	Created time.Time
 	Size    int64 // of the segment in bytes
 	Records []Record
+
+	header   [32]byte // its digest
+	sealed   bool     // its payloads are
+	unlock   sync.Mutex
+	unlocked []payloadKey // by place in the key table
+}
+
+// A payloadKey opens the payloads of one origin.
+type payloadKey struct {
+	origin origin
+	aead   cipher.AEAD // nil for want of the data key
 }
 
 // Name returns the object name of a segment.
@@ -61,7 +74,15 @@ func ReadFooter(ctx context.Context, st store.Store, d *keys.Domain, id image.Se
 	if sum != [32]byte(t.raw[112:144]) {
 		return nil, fmt.Errorf("%s: footer at %d: digest differs: %w", name, t.footerOffset, image.ErrCorrupt)
 	}
-	f := &Footer{ID: id, Kind: t.kind, Run: t.run, Created: t.created, Size: size}
+	if t.sealed != d.Encrypted() {
+		return nil, fmt.Errorf("%s: trailer: sealed %v in a repository that is encrypted %v: %w", name, t.sealed, d.Encrypted(), image.ErrCorrupt)
+	}
+	if t.sealed {
+		if footer, err = d.OpenFooter(id, footer); err != nil {
+			return nil, fmt.Errorf("%s: footer at %d: %w: %w", name, t.footerOffset, err, image.ErrCorrupt)
+		}
+	}
+	f := &Footer{ID: id, Kind: t.kind, Run: t.run, Created: t.created, Size: size, header: [32]byte(t.raw[80:112]), sealed: t.sealed}
 	if f.Records, err = decodeEntries(footer, t); err != nil {
 		return nil, fmt.Errorf("%s: footer: %w", name, err)
 	}
@@ -70,6 +91,7 @@ func ReadFooter(ctx context.Context, st store.Store, d *keys.Domain, id image.Se
 
 type trailer struct {
 	raw          []byte
+	sealed       bool
 	kind         Kind
 	run          [16]byte
 	created      time.Time
@@ -88,11 +110,13 @@ func decodeTrailer(b []byte, id image.SegmentID, size int64) (t trailer, err err
 	if got := image.SegmentID(b[40:56]); got != id {
 		return t, fmt.Errorf("is of segment %s: %w", got, image.ErrCorrupt)
 	}
-	if flags := binary.LittleEndian.Uint16(b[10:]); flags != 0 {
+	flags := binary.LittleEndian.Uint16(b[10:])
+	if flags&^flagSealed != 0 {
 		return t, fmt.Errorf("flags %#x: %w", flags, keys.ErrNewer)
 	}
 	t = trailer{
 		raw:          b,
+		sealed:       flags&flagSealed != 0,
 		kind:         Kind(binary.LittleEndian.Uint16(b[8:])),
 		run:          [16]byte(b[56:72]),
 		created:      time.Unix(0, int64(binary.LittleEndian.Uint64(b[72:]))),
@@ -101,12 +125,16 @@ func decodeTrailer(b []byte, id image.SegmentID, size int64) (t trailer, err err
 		headerLength: int64(binary.LittleEndian.Uint32(b[28:])),
 	}
 	records := int64(binary.LittleEndian.Uint32(b[12:]))
+	want := records * footerEntrySize
+	if t.sealed {
+		want += keys.Overhead
+	}
 	switch {
 	case t.kind != Data && t.kind != Pages:
 		err = fmt.Errorf("kind %d", t.kind)
 	case int64(binary.LittleEndian.Uint64(b[32:])) != size:
 		err = fmt.Errorf("says %d bytes, there are %d", binary.LittleEndian.Uint64(b[32:]), size)
-	case records > MaxRecords || t.footerLength != records*footerEntrySize:
+	case records > MaxRecords || t.footerLength != want:
 		err = fmt.Errorf("footer of %d bytes for %d records", t.footerLength, records)
 	case t.headerLength != headerSize:
 		err = fmt.Errorf("header of %d bytes", t.headerLength)
@@ -122,6 +150,10 @@ func decodeTrailer(b []byte, id image.SegmentID, size int64) (t trailer, err err
 // decodeEntries reads the footer's entries and places the records one behind
 // the other, from the header to the footer exactly.
 func decodeEntries(b []byte, t trailer) ([]Record, error) {
+	longest, origins := uint32(0), 1
+	if t.sealed {
+		longest, origins = keys.Overhead, maxOrigins
+	}
 	records := make([]Record, len(b)/footerEntrySize)
 	at := t.headerLength
 	for i := range records {
@@ -138,7 +170,7 @@ func decodeEntries(b []byte, t trailer) ([]Record, error) {
 			OriginRecord: binary.LittleEndian.Uint32(e[52:]),
 			Offset:       at + recordHeaderSize,
 		}
-		if r.Kind != t.kind || r.ID.IsZero() || r.Plain == 0 || r.Plain > MaxPlain || r.Stored > r.Plain || r.Flags&^FlagLZ4 != 0 {
+		if r.Kind != t.kind || r.ID.IsZero() || r.Plain == 0 || r.Plain > MaxPlain || r.Stored < longest || r.Stored-longest > r.Plain || int(r.Origin) >= origins || r.Flags&^FlagLZ4 != 0 {
 			return nil, fmt.Errorf("record %d: kind %d, flags %#x, %d bytes stored as %d: %w", i, r.Kind, r.Flags, r.Plain, r.Stored, image.ErrCorrupt)
 		}
 		at = r.Offset + int64(r.Stored)
@@ -163,10 +195,98 @@ func (f *Footer) Decode(c *Codec, dst, stored []byte, n int) error {
 	if sum := xxhash.Sum64(stored); len(stored) != int(r.Stored) || sum != r.Digest {
 		return fmt.Errorf("%s at %d: record %d: checksum %016x, want %016x: %w", Name(f.ID), r.Offset, n, sum, r.Digest, image.ErrCorrupt)
 	}
-	if err := c.Decode(dst, stored, r.Flags); err != nil {
+	if err := f.Expand(c, dst, stored, n); err != nil {
 		return fmt.Errorf("%s at %d: record %d: %w", Name(f.ID), r.Offset, n, err)
 	}
 	return nil
+}
+
+// Expand opens and decodes as Decode does, without the checksum, for callers
+// to whom the content's ID says all.
+func (f *Footer) Expand(c *Codec, dst, stored []byte, n int) error {
+	r := &f.Records[n]
+	if f.sealed {
+		if int(r.Origin) >= len(f.unlocked) {
+			return fmt.Errorf("origin %d of %d: %w", r.Origin, len(f.unlocked), image.ErrCorrupt)
+		}
+		k := &f.unlocked[r.Origin]
+		if k.aead == nil {
+			return keys.ErrNoDataKey
+		}
+		var err error
+		c.open, err = k.aead.Open(c.open[:0], nonce(r.OriginRecord), stored, boundTo(r, k.origin.id))
+		if err != nil {
+			return fmt.Errorf("open: %w: %w", err, image.ErrCorrupt)
+		}
+		stored = c.open
+	}
+	return c.Decode(dst, stored, r.Flags)
+}
+
+// Unlock makes the payloads of a sealed segment readable, as far as the keys
+// go; that of others does nothing. Payloads are decoded after it only.
+func (f *Footer) Unlock(ctx context.Context, st store.Store, d *keys.Domain, repository [16]byte) error {
+	if !f.sealed {
+		return nil
+	}
+	f.unlock.Lock()
+	defer f.unlock.Unlock()
+	if f.unlocked != nil {
+		return nil
+	}
+	header := make([]byte, headerSize)
+	if err := st.ReadAt(ctx, Name(f.ID), header, 0); err != nil {
+		return err
+	}
+	if err := CheckHeader(header, d, repository, f); err != nil {
+		return err
+	}
+	table, err := f.keyTable(header, d)
+	f.unlocked = table
+	return err
+}
+
+func (f *Footer) keyTable(header []byte, d *keys.Domain) ([]payloadKey, error) {
+	n := int(binary.LittleEndian.Uint32(header[72:]))
+	if n < 1 || n > maxOrigins {
+		return nil, fmt.Errorf("%s: key table of %d entries: %w", Name(f.ID), n, image.ErrCorrupt)
+	}
+	table := make([]payloadKey, n)
+	for i := range table {
+		e := header[tableOffset+i*keyEntrySize:][:keyEntrySize]
+		k := &table[i]
+		k.origin = origin{image.SegmentID(e[:16]), [keys.WrappedSize]byte(e[16:])}
+		if f.Kind == Pages {
+			k.aead = keys.AEAD(d.PageKey(k.origin.id))
+			continue
+		}
+		if !d.CanRead() {
+			continue
+		}
+		key, err := d.UnwrapKey(k.origin.id, k.origin.wrapped[:])
+		if err != nil {
+			return nil, fmt.Errorf("%s: key table entry %d: %w", Name(f.ID), i, err)
+		}
+		k.aead = keys.AEAD(key)
+	}
+	return table, nil
+}
+
+// Move returns record n with its stored payload, for another segment. The
+// payload is checked by its checksum. Unlock comes first.
+func (f *Footer) Move(n int, stored []byte) (*Moved, error) {
+	r := &f.Records[n]
+	if len(stored) != int(r.Stored) || xxhash.Sum64(stored) != r.Digest {
+		return nil, fmt.Errorf("%s at %d: record %d: checksum differs: %w", Name(f.ID), r.Offset, n, image.ErrCorrupt)
+	}
+	m := &Moved{Record: *r, Payload: stored}
+	if f.sealed {
+		if int(r.Origin) >= len(f.unlocked) {
+			return nil, fmt.Errorf("%s: record %d: origin %d of %d: %w", Name(f.ID), n, r.Origin, len(f.unlocked), image.ErrCorrupt)
+		}
+		m.from = f.unlocked[r.Origin].origin
+	}
+	return m, nil
 }
 
 // CheckHeader checks the first bytes of a segment, at least 4096, against its
@@ -176,6 +296,8 @@ func CheckHeader(b []byte, d *keys.Domain, repository [16]byte, f *Footer) error
 		return fmt.Errorf("%s: header: %s: %w", Name(f.ID), what, image.ErrCorrupt)
 	}
 	b = b[:headerSize]
+	var sum [32]byte
+	keys.Sum(&sum, d.FooterKey(), b)
 	switch {
 	case string(b[:8]) != headerMagic:
 		return bad("wrong magic")
@@ -187,6 +309,10 @@ func CheckHeader(b []byte, d *keys.Domain, repository [16]byte, f *Footer) error
 		return bad("of another segment")
 	case Kind(binary.LittleEndian.Uint16(b[8:])) != f.Kind:
 		return bad("of another kind")
+	case binary.LittleEndian.Uint16(b[10:])&flagSealed != 0 != f.sealed:
+		return bad("sealed or not, unlike the trailer")
+	case sum != f.header:
+		return bad("digest differs")
 	}
 	return nil
 }

@@ -144,12 +144,13 @@ func (r *run) copy(ctx context.Context, rd *reader.Reader, w *segmentWriter, id 
 	if err := r.env.Repo.Store.ReadAt(ctx, segment.Name(at.Segment), payload, rec.Offset); err != nil {
 		return err
 	}
-	if err := f.Decode(r.env.Repo.Codec(), make([]byte, rec.Plain), payload, int(at.Record)); err != nil {
+	m, err := f.Move(int(at.Record), payload)
+	if err != nil {
 		return err
 	}
 	s, mine := w.claim(id)
 	if !mine {
 		return nil
 	}
-	return w.add(s, segment.Record{ID: id, Plain: rec.Plain, Flags: rec.Flags}, payload, p)
+	return w.move(s, m, p)
 }

@@ -99,24 +99,35 @@ func (w *segmentWriter) known(id image.ID) *stored {
 // add stores the encoded payload of a claimed block or page. p is the page in
 // a page segment, else nil.
 func (w *segmentWriter) add(s *stored, r segment.Record, payload []byte, p *image.Page) error {
+	fits := func(b *segment.Builder) bool { return b.Fits(len(payload)) }
+	return w.put(s, len(payload), p, fits, func(b *segment.Builder) uint32 { return b.Add(r, payload) })
+}
+
+// move stores a claimed record of another segment as it is.
+func (w *segmentWriter) move(s *stored, m *segment.Moved, p *image.Page) error {
+	fits := func(b *segment.Builder) bool { return b.FitsMoved(m) }
+	return w.put(s, len(m.Payload), p, fits, func(b *segment.Builder) uint32 { return b.AddMoved(m) })
+}
+
+func (w *segmentWriter) put(s *stored, payload int, p *image.Page, fits func(*segment.Builder) bool, add func(*segment.Builder) uint32) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if err := w.room(len(payload)); err != nil {
+	if err := w.room(fits); err != nil {
 		return err
 	}
-	s.at = image.Location{Segment: w.open.ID(), Record: w.open.Add(r, payload)}
+	s.at = image.Location{Segment: w.open.ID(), Record: add(w.open.Builder)}
 	close(s.done)
 	w.open.pages = append(w.open.pages, p)
-	w.open.payload += int64(len(payload))
+	w.open.payload += int64(payload)
 	return nil
 }
 
 // room makes the open segment one that a payload fits in. The caller holds the
 // lock, which is given up while no buffer is free: by then others may have
 // opened a segment, and even filled it.
-func (w *segmentWriter) room(payload int) error {
+func (w *segmentWriter) room(fits func(*segment.Builder) bool) error {
 	for w.err == nil {
-		if w.open != nil && w.open.Fits(payload) && time.Since(w.open.began) <= sealAfter {
+		if w.open != nil && fits(w.open.Builder) && time.Since(w.open.began) <= sealAfter {
 			return nil
 		}
 		if w.open != nil {

@@ -147,7 +147,9 @@ func (r *reading) segment(ctx context.Context, x suspect) error {
 			if e := segment.CheckHeader(header[:], r.v.env.Repo.Keys, r.v.env.Repo.ID, f); e != nil {
 				r.object(name, e)
 			}
-			err = r.records(ctx, f)
+			if err = r.v.env.Repo.Unlock(ctx, f); err == nil {
+				err = r.records(ctx, f)
+			}
 		}
 	}
 	r.counts.done.Add(x.size)
