@@ -66,6 +66,7 @@ func (s *segmentIndex) refresh() {
 func (s *segmentIndex) dropped(id image.SegmentID, number uint32) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.drops++
 	s.lists.drop(number)
 	s.damage.drop(id)
 }

@@ -174,8 +174,10 @@ func source(pages []*image.Page) PageSource {
 }
 
 func testManifest(n int) (string, *image.Manifest) {
-	m := &image.Manifest{Volume: fmt.Sprintf("host/disk%d", n), Seq: uint64(n), Time: time.Unix(int64(n), 5).UTC(), BlockSize: 65536,
-		Size: int64(n) << 20, Root: testID(n), Tracker: image.Tracking{Generation: []byte{1, 2}}}
+	m := &image.Manifest{
+		Volume: fmt.Sprintf("host/disk%d", n), Seq: uint64(n), Time: time.Unix(int64(n), 5).UTC(), BlockSize: 65536,
+		Size: int64(n) << 20, Root: testID(n), Tracker: image.Tracking{Generation: []byte{1, 2}},
+	}
 	m.ID[3] = byte(n)
 	return fmt.Sprintf("images/%02x/%016x", n, n), m
 }

@@ -31,6 +31,7 @@ type segmentIndex struct {
 
 	mu        sync.Mutex
 	lists     lists
+	drops     int // segments dropped so far
 	condemned map[image.SegmentID]struct{}
 	damage    damage
 }
@@ -225,6 +226,10 @@ func (f *finder) visit(found candidate, id *image.ID, use func(r *records, place
 
 // loadList reads a chunk into memory; nil when the segment is gone.
 func (c *Catalog) loadList(key chunkKey) (*records, error) {
+	s := c.segments
+	s.mu.Lock()
+	drops := s.drops
+	s.mu.Unlock()
 	k := numberKey(tagRecords, key.number, key.chunk)
 	value, closer, err := c.db.Get(k)
 	if errors.Is(err, pebble.ErrNotFound) {
@@ -238,12 +243,13 @@ func (c *Catalog) loadList(key chunkKey) (*records, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := c.segments
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	_, r.condemned = s.condemned[r.segment]
 	s.damage.apply(r)
-	s.lists.put(r)
+	if s.drops == drops { // else it may be gone by now, and must not be kept
+		s.lists.put(r)
+	}
 	return r, nil
 }
 

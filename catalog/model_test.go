@@ -61,8 +61,10 @@ func TestCatalogAgreesWithAModel(t *testing.T) {
 	}
 	for seed := range seeds {
 		opts := testOptions(t)
-		r := &modelRun{T: t, Rand: rand.New(rand.NewPCG(seed, 0)), opts: opts, c: mustOpen(t, opts), repo: newFakeRepo(),
-			m: model{map[image.SegmentID]*segment.Footer{}, map[image.SegmentID]bool{}, map[image.Location]image.ID{}, nil}}
+		r := &modelRun{
+			T: t, Rand: rand.New(rand.NewPCG(seed, 0)), opts: opts, c: mustOpen(t, opts), repo: newFakeRepo(),
+			m: model{map[image.SegmentID]*segment.Footer{}, map[image.SegmentID]bool{}, map[image.Location]image.ID{}, nil},
+		}
 		for range 120 {
 			r.step()
 		}

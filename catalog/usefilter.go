@@ -61,7 +61,8 @@ func (c *Catalog) loadFilter() {
 func (c *Catalog) buildFilter(ctx context.Context) error {
 	s := c.segments
 	keys := c.keys.Load()
-	f := newFilter(keys+keys/4, s.filterLimit)
+	// A young repository grows fast: leave room, or each doubling scans again.
+	f := newFilter(max(keys+keys/4, 1<<18), s.filterLimit)
 	if f == nil {
 		s.asked.Store(-1 << 62) // memory is too small: ask no more
 		return nil
