@@ -17,8 +17,12 @@ import (
 // records. Of a block that has another good copy nothing is: that is damage
 // until it was said once, and noted.
 func (v *verifier) assess(ctx context.Context) error {
+	var err error
+	if v.fresh, err = v.unnoted(ctx); err != nil {
+		v.env.warn("the next backup may take damaged blocks for stored: %v", err)
+	}
 	if len(v.bad.list) == 0 {
-		return nil
+		return ctx.Err()
 	}
 	lost, err := v.lost(ctx)
 	if err != nil {
@@ -27,9 +31,6 @@ func (v *verifier) assess(ctx context.Context) error {
 	needed, err := v.affected(ctx, lost)
 	if err != nil {
 		return err
-	}
-	if v.fresh, err = v.unnoted(ctx); err != nil {
-		v.env.warn("the next backup may take damaged blocks for stored: %v", err)
 	}
 	fresh, known := make(map[*finding]bool, len(v.fresh)), 0
 	for _, f := range v.fresh {
