@@ -28,24 +28,28 @@ func (f *failure) set(kind error, what string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.err == nil {
-		f.err = fmt.Errorf("catalog %s: %s: %w%s", f.dir, what, kind, advice(kind))
+		f.err = told{fmt.Errorf("catalog %s: %s: %w%s", f.dir, what, kind, advice(kind))}
 	}
 }
 
-// wrap says what was tried on which catalog. Damage gets its own error and the
-// advice what to do.
+// told is an error that names the catalog and gives advice already.
+type told struct{ error }
+
+func (t told) Unwrap() error { return t.error }
+
+// wrap says what was tried on which catalog, unless err does. Damage gets its
+// own error and the advice what to do.
 func (f *failure) wrap(what string, err error) error {
-	if err == nil {
-		return nil
+	if err == nil || errors.As(err, new(told)) {
+		return err
 	}
-	damaged := pebble.IsCorruptionError(err)
-	if damaged && !errors.Is(err, ErrDamaged) {
-		return fmt.Errorf("%s catalog %s: %w: %w%s", what, f.dir, ErrDamaged, err, advice(ErrDamaged))
-	}
+	kind := error(nil)
 	if errors.Is(err, ErrDamaged) {
-		return fmt.Errorf("%s catalog %s: %w%s", what, f.dir, err, advice(ErrDamaged))
+		kind = ErrDamaged
+	} else if pebble.IsCorruptionError(err) {
+		kind, err = ErrDamaged, fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
-	return fmt.Errorf("%s catalog %s: %w", what, f.dir, err)
+	return told{fmt.Errorf("%s catalog %s: %w%s", what, f.dir, err, advice(kind))}
 }
 
 func advice(kind error) string {
