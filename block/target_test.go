@@ -334,3 +334,25 @@ func TestRereadOfATableIsANotice(t *testing.T) {
 		t.Errorf("file: %v", err)
 	}
 }
+
+func TestReserveTakesSpaceAndShowsZeros(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "file")
+	target, err := OpenTarget(path, TargetOptions{Size: 8 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer target.Close()
+	if err := target.Reserve(Extent{Offset: 1 << 20, Length: 2 << 20}); err != nil {
+		t.Fatal(err)
+	}
+	b := make([]byte, 4096)
+	if _, err := target.ReadAt(b, 2<<20); err != nil || !bytes.Equal(b, make([]byte, 4096)) {
+		t.Errorf("reserved space reads as %x, %v; want zeros", b[:8], err)
+	}
+	if target.Size() != 8<<20 {
+		t.Errorf("size %d after reserving, want %d", target.Size(), 8<<20)
+	}
+	if err := target.Reserve(Extent{Offset: 1 << 20, Length: 1 << 60}); err == nil {
+		t.Error("more than there is was reserved")
+	}
+}

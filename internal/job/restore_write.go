@@ -119,6 +119,9 @@ func (r *restorer) writeWindow(ctx context.Context, w window) error {
 			return err
 		}
 	}
+	if err := r.reserve(refs); err != nil {
+		return err
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		for _, e := range zeros {
@@ -140,6 +143,18 @@ func (r *restorer) writeWindow(ctx context.Context, w window) error {
 		})
 	})
 	return g.Wait()
+}
+
+// reserve gets a new file the space for a window's blocks, run by run.
+func (r *restorer) reserve(refs []reader.Ref) error {
+	for n := 0; r.fresh && len(refs) > 0; refs = refs[n:] {
+		for n = 1; n < len(refs) && refs[n].Block == refs[n-1].Block+1; n++ {
+		}
+		if err := r.target.Reserve(r.extent(refs[0].Block, refs[n-1].Block+1)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // zeros returns the extents of a window that hold zeros.
