@@ -69,11 +69,12 @@ func (r *Repo) Acquire(ctx context.Context, kind string, run [16]byte) (*Holder,
 	h.lease = thisProcess()
 	h.lease.Run, h.lease.Kind, h.lease.Epoch = hex.EncodeToString(run[:]), kind, before.Epoch
 	if err := h.renew(ctx); err != nil {
+		h.drop(context.WithoutCancel(ctx)) // its object may be there all the same
 		return nil, fmt.Errorf("take lease: %w", err)
 	}
 	// Read again what was condemned while the lease was not there yet.
 	if h.Condemned, err = r.NewestCondemned(ctx); err != nil {
-		h.drop(ctx)
+		h.drop(context.WithoutCancel(ctx))
 		return nil, fmt.Errorf("take lease: %w", err)
 	}
 	keep, stop := context.WithCancel(context.WithoutCancel(ctx))
