@@ -186,8 +186,8 @@ func (c *collector) unused(ctx context.Context, young []image.SegmentID) ([]imag
 		}
 		// Segments of a run at work are not in any manifest yet.
 		f, err := c.env.Repo.Footer(ctx, id)
-		if err == nil && atWork[hex.EncodeToString(f.Run[:])] {
-			continue
+		if err == nil && atWork[hex.EncodeToString(f.Run[:])] || errors.Is(err, store.ErrNotFound) {
+			continue // or another collector was quicker
 		}
 		if err != nil && !errors.Is(err, image.ErrCorrupt) {
 			return nil, fmt.Errorf("collect: %w", err)
