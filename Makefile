@@ -22,7 +22,7 @@ NARROW ?= ./image/... ./catalog/... ./internal/job/... ./cmd/... ./vmtests
 TOOL = go tool -modfile=internal/tools/go.mod
 
 .DEFAULT_GOAL := help
-.PHONY: help build install demo test vet unit narrow race fuzz fuzz-long campaign golden bench lint vuln clean
+.PHONY: help build install demo test vet unit narrow race fuzz fuzz-long campaign golden bench lint format format-check staticcheck vuln clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,7 +41,7 @@ demo: ## image, change, restore and boot a small disk, and show how it went
 
 test: ## run all tests (under 15 minutes on two cores)
 	@.ci/setup test
-	@$(MAKE) --no-print-directory vet unit narrow race
+	@$(MAKE) --no-print-directory --keep-going vet unit narrow race
 
 vet:
 	go vet ./...
@@ -76,10 +76,18 @@ bench: ## compare with borg, restic, qemu-img, lz4; writes docs/benchmarks.md
 	@go build -trimpath -o bin/platter ./cmd/platter
 	go run ./internal/bench -platter bin/platter -dir $(BENCH_DIR) -write docs/benchmarks.md
 
-lint: vet ## go vet, gofumpt, staticcheck
+lint: ## go vet, gofumpt, staticcheck
 	@.ci/setup lint
-	@unformatted=$$($(TOOL) gofumpt -l .); \
-	if [ -n "$$unformatted" ]; then echo "gofumpt -w is due for:"; echo "$$unformatted"; exit 1; fi
+	@$(MAKE) --no-print-directory --keep-going vet format-check staticcheck
+
+format: ## write all code as gofumpt wants it
+	@.ci/setup lint
+	$(TOOL) gofumpt -w .
+
+format-check:
+	@due=$$($(TOOL) gofumpt -l .) && if [ -n "$$due" ]; then echo "make format is due for:"; echo "$$due"; exit 1; fi
+
+staticcheck:
 	$(TOOL) staticcheck ./...
 
 vuln: ## govulncheck; without its database it says so and skips
