@@ -59,7 +59,7 @@ func filesBelow(t *testing.T, fs vfs.FS, dir string) (files []string) {
 func spots(r *rand.Rand, size int) (at []int) {
 	ends, between := 12, 12
 	if long() {
-		ends, between = 2048, 500
+		ends, between = 512, 200
 	}
 	for i := range min(ends, size) {
 		at = append(at, i, size-1-i)
