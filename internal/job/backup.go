@@ -157,10 +157,10 @@ func (r *run) look(ctx context.Context, condemned *repo.Condemned) error {
 	return err
 }
 
-// segmentSize is a quarter of the memory budget: two data segments are in
-// memory at a time.
+// segmentSize is a fifth of the memory budget: two data segments are in memory
+// at a time.
 func segmentSize(memory int64) int {
-	return int(min(max(memory/4, minSegment), maxSegment)) &^ (segment.Align - 1)
+	return int(min(max(memory/5, minSegment), maxSegment)) &^ (segment.Align - 1)
 }
 
 // workers read as well as compute, so there are more of them than cores.

@@ -51,7 +51,9 @@ type planner struct {
 	chunks    chan<- chunk
 	counts    *counters
 
-	data block.Extent // the first range at or after where the walk is that may hold data
+	// The first ranges that end after where the walk is: of what may hold data,
+	// and of what may have changed. Both begin at size when there is none.
+	data, dirty block.Extent
 }
 
 // walk sends every step and chunk in order.
@@ -59,9 +61,6 @@ func (p *planner) walk(ctx context.Context) error {
 	blocks := (p.size + p.blockSize - 1) / p.blockSize
 	if blocks == 0 {
 		return nil
-	}
-	if err := p.seekData(0); err != nil {
-		return err
 	}
 	return p.subtree(ctx, image.Levels(blocks)-1, 0)
 }
@@ -72,10 +71,10 @@ func (p *planner) subtree(ctx context.Context, level int, index int64) error {
 	span := image.PageBlocks(level) * p.blockSize
 	e := block.Extent{Offset: index * span}
 	e.Length = min(span, p.size-e.Offset)
-	if err := p.seekData(e.Offset); err != nil {
+	if err := p.seek(e.Offset); err != nil {
 		return err
 	}
-	if !p.changed.Contains(e) {
+	if !p.touched(e) {
 		if id, at, ok := p.parent.node(ctx, level, index); ok {
 			p.counts.unchanged.Add(e.Length)
 			p.counts.done.Add(e.Length)
@@ -105,15 +104,24 @@ func (p *planner) subtree(ctx context.Context, level int, index int64) error {
 // hole reports whether e holds no data. The walk has reached e.
 func (p *planner) hole(e block.Extent) bool { return p.data.Offset >= e.End() }
 
-// whole reports whether all of e is in the changed set.
+// touched reports whether anything in e may have changed. The walk has reached
+// e.
+func (p *planner) touched(e block.Extent) bool { return p.dirty.Offset < e.End() }
+
+// whole reports whether all of e may have changed.
 func (p *planner) whole(e block.Extent) bool {
-	c, ok := p.changed.Next(e.Offset)
-	return ok && c.Offset <= e.Offset && c.End() >= e.End()
+	return p.dirty.Offset <= e.Offset && p.dirty.End() >= e.End()
 }
 
-// seekData moves data to the first range that ends after off.
-func (p *planner) seekData(off int64) error {
-	if p.data.Length > 0 && p.data.End() > off || p.data.Offset >= p.size {
+// seek moves data and dirty to the first ranges that end after off.
+func (p *planner) seek(off int64) error {
+	if p.dirty.End() <= off && p.dirty.Offset < p.size {
+		var ok bool
+		if p.dirty, ok = p.changed.Next(off); !ok {
+			p.dirty = block.Extent{Offset: p.size}
+		}
+	}
+	if p.data.End() > off || p.data.Offset >= p.size {
 		return nil
 	}
 	d, err := p.src.Data(off)
@@ -138,11 +146,11 @@ func (p *planner) leaf(ctx context.Context, index int64) error {
 			break
 		}
 		e.Length = min(p.blockSize, p.size-e.Offset)
-		if err := p.seekData(e.Offset); err != nil {
+		if err := p.seek(e.Offset); err != nil {
 			return err
 		}
 		switch {
-		case l.before != nil && !p.changed.Contains(e):
+		case l.before != nil && !p.touched(e):
 			l.page.Entries[i], l.page.Hints[i] = l.before.Entries[i], l.before.Hints[i]
 			p.counts.unchanged.Add(e.Length)
 			p.counts.done.Add(e.Length)
