@@ -3,7 +3,6 @@ package job
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -20,25 +19,24 @@ import (
 	"platter/image/repo"
 	"platter/image/store"
 	"platter/image/store/mem"
-	"platter/retention"
 )
 
 // A town is a repository in which several machines work at once, each with a
 // catalog of its own: they back up disks that share most of their content,
-// prune, collect without any grace, and restore.
+// forget images, collect without any grace, and restore.
 type town struct {
 	*testing.T
-	seed   uint64
-	st     *wobbly
-	repo   *repo.Repo
-	stop   atomic.Bool
-	pruned sync.RWMutex // held for writing by who prunes, so that a restore knows what must be there
-	blocks [][]byte     // that disks are made of
+	seed     uint64
+	st       *wobbly
+	repo     *repo.Repo
+	stop     atomic.Bool
+	families [][]byte // that disks are made of
 
 	mu   sync.Mutex
-	want map[image.ImageID][]byte // of images that were acknowledged, or may be there
+	want map[image.ImageID][]byte
+	done []*image.Manifest // images that may be forgotten
 
-	backups, prunes, collections, deleted, restores, refused atomic.Int64
+	backups, withdrawn, forgotten, collections, deleted, restores atomic.Int64
 }
 
 // wobbly lets other goroutines run between any two operations of a store, and
@@ -91,21 +89,25 @@ func (w *wobbly) List(ctx context.Context, prefix string, f func(store.Info) err
 	})
 }
 
+const familyBlocks = 24
+
 func newTown(t *testing.T, seed uint64) *town {
 	t.Helper()
 	st := &wobbly{Store: mem.New(), rng: rand.New(rand.NewPCG(seed, 99))}
 	st.Advance(time.Since(mem.Epoch()))
 	s := &town{T: t, seed: seed, st: st, repo: newRepo(t, st, 4096), want: map[image.ImageID][]byte{}}
 	rng := rand.New(rand.NewPCG(seed, 98))
-	for range 60 {
-		b := make([]byte, 4096)
-		random(rng, b[:200])
-		s.blocks = append(s.blocks, b)
+	for range 4 {
+		f := make([]byte, familyBlocks*4096)
+		for off := 0; off < len(f); off += 4096 {
+			random(rng, f[off:][:64])
+		}
+		s.families = append(s.families, f)
 	}
 	return s
 }
 
-// catalog opens a catalog of its own for an actor.
+// env returns an Env with a catalog of its own.
 func (s *town) env() *Env {
 	c, err := catalog.Open(context.Background(), catalog.Options{Dir: s.TempDir(), Repository: s.repo.ID, BlockSize: 4096, Memory: catalog.MinMemory})
 	if err != nil {
@@ -115,25 +117,24 @@ func (s *town) env() *Env {
 	return &Env{Repo: s.repo, Catalog: c, Memory: 32 << 20, Version: "test", Host: "host"}
 }
 
-// draw makes a disk of blocks that all share.
+// draw makes a disk of one or two families, and sometimes of a block of its
+// own. It is slow to read at one place.
 func (s *town) draw(rng *rand.Rand, name string) *disk {
-	d := &disk{name: name, data: make([]byte, rng.IntN(150*4096))}
-	from := rng.IntN(len(s.blocks))
-	for off := 0; off < len(d.data); off += 4096 {
-		if rng.IntN(20) == 0 {
-			from = rng.IntN(len(s.blocks))
-		}
-		if rng.IntN(6) > 0 {
-			copy(d.data[off:], s.blocks[(from+off/4096)%len(s.blocks)])
-		}
+	d := &disk{name: name}
+	for range 1 + rng.IntN(2) {
+		d.data = append(d.data, s.families[rng.IntN(len(s.families))]...)
 	}
-	if len(d.data) > 0 && rng.IntN(2) == 0 {
+	d.data = d.data[:len(d.data)-rng.IntN(2)*77]
+	if rng.IntN(3) == 0 {
 		d.data[rng.IntN(len(d.data))] ^= byte(rng.Uint32())
+	}
+	if pause := time.Duration(rng.IntN(12)) * time.Millisecond; rng.IntN(2) == 0 {
+		d.hook = func(int64) { time.Sleep(pause) }
 	}
 	return d
 }
 
-// backup makes one image after the other, and reads some of them at once.
+// backup makes one image after the other, and reads each at once.
 func (s *town) backup(actor int, rounds int) {
 	rng := rand.New(rand.NewPCG(s.seed, uint64(actor)))
 	env := s.env()
@@ -143,15 +144,10 @@ func (s *town) backup(actor int, rounds int) {
 			name = "shared" // two machines make images of one volume
 		}
 		d := s.draw(rng, name)
-		s.pruned.RLock()
 		reports, err := Backup(context.Background(), env, BackupOptions{Sources: []block.Source{d}})
 		if err != nil {
-			s.refused.Add(1)
-			s.Logf("seed %d: backup: %v", s.seed, err)
-			if !strings.Contains(err.Error(), "withdrawn") {
-				s.Errorf("seed %d: backup of %s: %v", s.seed, name, err)
-			}
-			s.pruned.RUnlock()
+			s.withdrawn.Add(1)
+			s.Errorf("seed %d: backup of %s: %v", s.seed, name, err)
 			continue
 		}
 		m := reports[0].Image
@@ -159,48 +155,47 @@ func (s *town) backup(actor int, rounds int) {
 		s.want[m.ID] = d.data
 		s.mu.Unlock()
 		s.backups.Add(1)
-		if rng.IntN(3) == 0 {
-			s.restore(m, env)
-		}
-		s.pruned.RUnlock()
+		s.restore(m, env, &Env{Repo: s.repo, Memory: 8 << 20})
+		s.mu.Lock()
+		s.done = append(s.done, m)
+		s.mu.Unlock()
 	}
 }
 
-// restore reads an image that no prune takes away meanwhile.
-func (s *town) restore(m *image.Manifest, env *Env) {
-	s.restores.Add(1)
+func (s *town) restore(m *image.Manifest, envs ...*Env) {
 	s.mu.Lock()
 	want := s.want[m.ID]
 	s.mu.Unlock()
-	for _, e := range []*Env{env, {Repo: s.repo, Memory: 8 << 20}} {
+	for _, e := range envs {
+		s.restores.Add(1)
 		if got, err := readImage(e, m); err != nil {
-			s.Errorf("seed %d: image %s: %v", s.seed, m.ID, err)
+			s.Errorf("seed %d: image %d of %s: %v", s.seed, m.Seq, m.Volume, err)
 		} else if !bytes.Equal(got, want) {
-			s.Errorf("seed %d: image %s differs", s.seed, m.ID)
+			s.Errorf("seed %d: image %d of %s differs", s.seed, m.Seq, m.Volume)
 		}
 	}
 }
 
-// prune forgets images in one go, between backups or in the middle of them.
-func (s *town) prune(actor int) {
+// forget forgets images, now a few and now all of them, and reads them a last
+// time before.
+func (s *town) forget(actor int) {
 	rng := rand.New(rand.NewPCG(s.seed, uint64(actor)))
-	env := s.env()
+	bare := &Env{Repo: s.repo, Memory: 8 << 20}
 	for !s.stop.Load() {
-		apart := rng.IntN(2) == 0
-		if apart {
-			s.pruned.Lock()
+		s.mu.Lock()
+		n := min(rng.IntN(12), len(s.done))
+		old := s.done[:n]
+		s.done = s.done[n:]
+		s.mu.Unlock()
+		for _, m := range old {
+			s.restore(m, bare)
+			s.forgotten.Add(1)
+			name := fmt.Sprintf("images/%s/%016x", s.repo.Keys.VolumeTag(m.Volume), m.Seq)
+			if err := s.repo.Forget(context.Background(), name, "test"); err != nil {
+				s.Errorf("seed %d: forget: %v", s.seed, err)
+			}
 		}
-		report, err := Prune(context.Background(), env, PruneOptions{Policy: retention.Policy{Last: 1 + rng.IntN(3)}})
-		if err != nil && !errors.Is(err, store.ErrNotFound) && !errors.Is(err, ErrUsage) {
-			s.Errorf("seed %d: prune: %v", s.seed, err)
-		}
-		if report != nil {
-			s.prunes.Add(int64(report.Dropped))
-		}
-		if apart {
-			s.pruned.Unlock()
-		}
-		time.Sleep(time.Duration(rng.IntN(30)) * time.Millisecond)
+		time.Sleep(time.Duration(rng.IntN(20)) * time.Millisecond)
 	}
 }
 
@@ -217,7 +212,7 @@ func (s *town) collect(actor int) {
 			s.collections.Add(1)
 			s.deleted.Add(int64(len(report.Deleted)))
 		}
-		time.Sleep(time.Duration(rng.IntN(3)) * time.Millisecond)
+		time.Sleep(time.Duration(rng.IntN(2000)) * time.Microsecond)
 	}
 }
 
@@ -227,7 +222,7 @@ func (s *town) live(rounds int) {
 	for actor := range 3 {
 		busy.Go(func() { s.backup(actor, rounds) })
 	}
-	others.Go(func() { s.prune(10) })
+	others.Go(func() { s.forget(10) })
 	others.Go(func() { s.collect(11) })
 	others.Go(func() { s.collect(12) })
 	busy.Wait()
@@ -244,9 +239,9 @@ func (s *town) live(rounds int) {
 
 func TestManyMachinesInOneRepository(t *testing.T) {
 	// D17 to D22, with leases alone between a backup and a collection.
-	seeds, rounds := 2, 25
+	seeds, rounds := 2, 40
 	if long() {
-		seeds, rounds = 20, 400
+		seeds, rounds = 20, 500
 	}
 	first := uint64(1)
 	if s := os.Getenv("PLATTER_TEST_SEED"); s != "" {
@@ -255,9 +250,9 @@ func TestManyMachinesInOneRepository(t *testing.T) {
 	for i := range seeds {
 		s := newTown(t, first+uint64(i))
 		s.live(rounds)
-		t.Logf("seed %d: %d backups, %d withdrawn, %d images pruned, %d collections deleted %d segments, %d restores",
-			s.seed, s.backups.Load(), s.refused.Load(), s.prunes.Load(), s.collections.Load(), s.deleted.Load(), s.restores.Load())
-		if s.deleted.Load() == 0 || s.prunes.Load() == 0 {
+		t.Logf("seed %d: %d backups, %d failed, %d images forgotten, %d collections deleted %d segments, %d restores",
+			s.seed, s.backups.Load(), s.withdrawn.Load(), s.forgotten.Load(), s.collections.Load(), s.deleted.Load(), s.restores.Load())
+		if s.deleted.Load() == 0 || s.forgotten.Load() == 0 {
 			t.Error("nothing was taken away")
 		}
 		if t.Failed() {
