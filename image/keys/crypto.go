@@ -150,6 +150,9 @@ func (d *Domain) ConfigDigest(config []byte) (sum [32]byte) {
 
 // ParseRecipient reads an age recipient: age1…, or of a plugin.
 func ParseRecipient(text string) (age.Recipient, error) {
+	if upper := strings.ToUpper(text); strings.HasPrefix(upper, "AGE-SECRET-KEY-") || strings.HasPrefix(upper, "AGE-PLUGIN-") {
+		return nil, errors.New("age recipient: that is a secret key, which others may have seen by now; want age1…")
+	}
 	if r, err := age.ParseX25519Recipient(text); err == nil {
 		return r, nil
 	}

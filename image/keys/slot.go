@@ -3,6 +3,7 @@ package keys
 import (
 	"bytes"
 	"crypto/rand"
+	"crypto/subtle"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
@@ -36,6 +37,9 @@ type Slot struct {
 	Argon2id  *Argon2id `json:"argon2id,omitempty"`
 	Salt      string    `json:"salt,omitempty"`   // hex, of passphrase and key file
 	Sealed    string    `json:"sealed,omitempty"` // base64
+	// Auth proves, in an encrypted repository, that who wrote the slot held
+	// the keys: see Made.
+	Auth string `json:"auth,omitempty"`
 
 	// Of a clear slot.
 	ID        string `json:"id_key,omitempty"`
@@ -51,14 +55,15 @@ type Argon2id struct {
 	Threads uint8  `json:"threads"`
 }
 
-// argon2 is the cost of a new passphrase slot, bounds what a reader accepts:
-// less is too weak to have been written, more would be an attack on memory.
-var newArgon2 = Argon2id{Time: 3, Memory: 64 << 10, Threads: 4}
-
+// The cost of a new passphrase slot, and the bounds of what a reader accepts:
+// less is too weak to have been written, more would be an attack on memory and
+// patience.
 const (
-	minArgon2Memory = 64 << 10 // KiB
-	maxArgon2Memory = 1 << 20  // KiB
-	maxArgon2Time   = 32
+	newArgon2Time    = 3
+	newArgon2Threads = 4
+	minArgon2Memory  = 64 << 10  // KiB
+	maxArgon2Memory  = 128 << 10 // KiB
+	maxArgon2Time    = 16
 )
 
 // secrets is what a slot seals.
@@ -95,8 +100,11 @@ func (d *Domain) ClearSlot() (name string, object []byte, err error) {
 
 // PassphraseSlot returns a slot that a passphrase opens.
 func (d *Domain) PassphraseSlot(passphrase []byte, label string) (name string, object []byte, err error) {
-	cost := newArgon2
-	return d.saltedSlot(Slot{Type: SlotPassphrase, Label: label, Argon2id: &cost}, passphrase)
+	if len(passphrase) == 0 {
+		return "", nil, errors.New("an empty password protects nothing")
+	}
+	cost := &Argon2id{Time: newArgon2Time, Memory: minArgon2Memory, Threads: newArgon2Threads}
+	return d.saltedSlot(Slot{Type: SlotPassphrase, Label: label, Argon2id: cost}, passphrase)
 }
 
 // KeyFileSlot returns a slot that the content of a key file opens.
@@ -147,9 +155,35 @@ func (d *Domain) slot(s Slot) (name string, object []byte, err error) {
 	var id [16]byte
 	rand.Read(id[:])
 	name = "keys/" + hex.EncodeToString(id[:])
-	s.Created, s.WriteOnly = time.Now().UTC().Truncate(time.Second), !d.CanRead()
+	s.Name, s.Created, s.WriteOnly = name, time.Now().UTC().Truncate(time.Second), !d.CanRead()
+	if d.Encrypted() {
+		s.Auth = d.auth(s)
+	}
 	object, _, err = d.Seal(KindSlot, name, s)
 	return name, object, err
+}
+
+// auth returns what Slot.Auth must be: the keyed digest of the slot without it.
+func (d *Domain) auth(s Slot) string {
+	s.Auth = ""
+	b, err := json.Marshal(s)
+	if err != nil {
+		panic(err) // a Slot holds nothing that JSON cannot
+	}
+	var sum [32]byte
+	Sum(&sum, d.derive("platter 2026 key slot", nil), []byte(s.Name), b)
+	return hex.EncodeToString(sum[:])
+}
+
+// Made reports whether what a slot says of itself was written by who held
+// these keys. It is not so of one that a dead init left, or of one that was
+// put among the others to seem a way in.
+func (d *Domain) Made(s *Slot) bool {
+	if !d.Encrypted() {
+		found, err := s.open(nil)
+		return err == nil && found.Fingerprint() == d.Fingerprint()
+	}
+	return subtle.ConstantTimeCompare([]byte(d.auth(*s)), []byte(s.Auth)) == 1
 }
 
 func (d *Domain) secrets() ([]byte, error) {

@@ -80,13 +80,6 @@ type InitOptions struct {
 	Encryption  *Encryption // nil for a repository that anybody can read
 }
 
-// Encryption says who can open a new repository: whoever has one of these.
-type Encryption struct {
-	Passphrase []byte
-	KeyFile    []byte
-	Recipients []string // of age, as text
-}
-
 // Init makes a repository in an empty store. The config is written last: until
 // it is durable there is no repository.
 func Init(ctx context.Context, st store.Store, opts InitOptions) (*Repo, error) {
@@ -137,56 +130,6 @@ func Init(ctx context.Context, st store.Store, opts InitOptions) (*Repo, error) 
 		return nil, fmt.Errorf("init %s: write config: %w", st.Location(), err)
 	}
 	return attach(st, c, d)
-}
-
-func newDomain(e *Encryption) (*keys.Domain, error) {
-	if e == nil {
-		return keys.New(), nil
-	}
-	return keys.NewEncrypted()
-}
-
-// putSlots writes the key slots of a new repository.
-func putSlots(ctx context.Context, st store.Store, d *keys.Domain, e *Encryption) error {
-	put := func(name string, object []byte, err error) error {
-		if err == nil {
-			err = st.Put(ctx, name, object)
-		}
-		if err != nil {
-			return fmt.Errorf("write key slot: %w", err)
-		}
-		return nil
-	}
-	if e == nil {
-		return put(d.ClearSlot())
-	}
-	slots := 0
-	if len(e.Passphrase) > 0 {
-		slots++
-		if err := put(d.PassphraseSlot(e.Passphrase, "")); err != nil {
-			return err
-		}
-	}
-	if len(e.KeyFile) > 0 {
-		slots++
-		if err := put(d.KeyFileSlot(e.KeyFile, "")); err != nil {
-			return err
-		}
-	}
-	for _, text := range e.Recipients {
-		slots++
-		recipient, err := keys.ParseRecipient(text)
-		if err == nil {
-			err = put(d.AgeSlot(recipient, text, "recovery"))
-		}
-		if err != nil {
-			return err
-		}
-	}
-	if slots == 0 {
-		return errors.New("encryption without a passphrase, key file or recipient")
-	}
-	return nil
 }
 
 // auth returns what Config.Auth must be.
@@ -262,55 +205,6 @@ func (c *Config) check() error {
 	}
 	if err := checkBlockSize(c.BlockSize); err != nil {
 		return fmt.Errorf("%w: %w", err, image.ErrCorrupt)
-	}
-	return nil
-}
-
-// openKeys tries every slot until one opens and holds the keys of the config.
-// A slot that a dead init left behind holds others.
-func openKeys(ctx context.Context, st store.Store, config *Config, c *keys.Credentials) (*keys.Domain, error) {
-	sealed := config.Encryption != noEncryption
-	if !sealed && !c.Empty() {
-		return nil, fmt.Errorf("%w: the repository is not encrypted, and a password or key was given: is it the one you mean?", keys.ErrCredentials)
-	}
-	var found *keys.Domain
-	var problem error
-	err := Slots(ctx, st, func(name string, object []byte, err error) {
-		if found != nil {
-			return
-		}
-		var d *keys.Domain
-		if err == nil {
-			d, err = keys.OpenSlot(name, object, c)
-		}
-		switch {
-		case err == nil && d.Fingerprint() == config.Domain && d.Encrypted() == sealed:
-			found = d
-		case err != nil && (problem == nil || errors.Is(problem, keys.ErrCredentials)):
-			problem = err
-		}
-	})
-	if err != nil || found != nil {
-		return found, err
-	}
-	if sealed && (problem == nil || errors.Is(problem, keys.ErrCredentials)) {
-		return nil, keys.ErrCredentials
-	}
-	if problem == nil {
-		problem = fmt.Errorf("no key slot holds the keys %s: %w", config.Domain, image.ErrCorrupt)
-	}
-	return nil, problem
-}
-
-// Slots calls f for every key slot; err tells of one that cannot be read.
-func Slots(ctx context.Context, st store.Store, f func(name string, object []byte, err error)) error {
-	err := st.List(ctx, slotPrefix, func(o store.Info) error {
-		object, err := st.Get(ctx, o.Name, keys.MaxObject)
-		f(o.Name, object, err)
-		return ctx.Err()
-	})
-	if err != nil {
-		return fmt.Errorf("list key slots: %w", err)
 	}
 	return nil
 }
