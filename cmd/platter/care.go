@@ -29,12 +29,16 @@ func runInit(ctx context.Context, c *call, _ []string) error {
 	if err := vacant(path); err != nil {
 		return err
 	}
+	sealed, recovery, err := c.encryption(ctx)
+	if err != nil {
+		return err
+	}
 	st, err := dir.Create(path, vfs.OS())
 	if err != nil {
 		return fmt.Errorf("init: %w", err)
 	}
 	defer st.Close()
-	opts := repo.InitOptions{BlockSize: int(c.opts.blockSize)}
+	opts := repo.InitOptions{BlockSize: int(c.opts.blockSize), Encryption: sealed}
 	if os.Getenv(testAlgorithm) == "1" {
 		opts.IDAlgorithm = image.IDAlgorithm8
 	}
@@ -42,13 +46,14 @@ func runInit(ctx context.Context, c *call, _ []string) error {
 	if err != nil {
 		return fmt.Errorf("init %w", err)
 	}
-	c.term.notef("platter: repository %s is not encrypted: whoever has its files can read every disk in it", st.Location())
+	c.tellKeys(sealed, recovery, st.Location())
 	if c.term.json {
 		c.term.object("summary", struct {
 			Repository string `json:"repository"`
 			Location   string `json:"location"`
 			BlockSize  int    `json:"block_size"`
-		}{r.Config.Repository, st.Location(), r.Config.BlockSize})
+			Encryption string `json:"encryption"`
+		}{r.Config.Repository, st.Location(), r.Config.BlockSize, r.Config.Encryption})
 		return nil
 	}
 	c.term.summaryf("repository %s made in %s, with blocks of %s\n", r.Config.Repository, st.Location(), formatSize(int64(r.Config.BlockSize)))
@@ -114,11 +119,15 @@ func ratio(logical, stored int64) string {
 }
 
 func runInspect(ctx context.Context, c *call, args []string) error {
+	k, err := c.credentials(ctx)
+	if err != nil {
+		return err
+	}
 	if !c.term.json {
-		return job.Inspect(ctx, nil, args[0], c.term)
+		return job.Inspect(ctx, nil, k, args[0], c.term)
 	}
 	var text bytes.Buffer
-	err := job.Inspect(ctx, nil, args[0], &text)
+	err = job.Inspect(ctx, nil, k, args[0], &text)
 	if text.Len() > 0 {
 		c.term.object("file", struct {
 			Path string   `json:"path"`

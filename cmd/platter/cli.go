@@ -118,7 +118,7 @@ func (c *call) start(cmd *cobra.Command, row command, args []string) error {
 	}
 	c.term.json, c.term.quiet, c.term.verbose = c.opts.json, c.opts.quiet, c.opts.verbose
 	limitMemory(c.opts.memory)
-	return row.run(cmd.Context(), c, args)
+	return adviseReading(row.run(cmd.Context(), c, args))
 }
 
 // fromEnvironment sets the flags that the command line left alone.

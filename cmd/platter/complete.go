@@ -46,6 +46,8 @@ func (c *call) complete(cmd *cobra.Command, row command, args []string) ([]strin
 		return nil, cobra.ShellCompDirectiveDefault
 	case "SHELL":
 		return []string{"bash", "zsh", "fish"}, cobra.ShellCompDirectiveNoFileComp
+	case "NAME":
+		return nil, cobra.ShellCompDirectiveNoFileComp
 	case "COMMAND":
 		return commandNames(), cobra.ShellCompDirectiveNoFileComp
 	case "IMAGE":
@@ -70,6 +72,7 @@ func (c *call) volumes(cmd *cobra.Command) []string {
 	if c.fromEnvironment(cmd.Flags()) != nil {
 		return nil
 	}
+	c.term.asks = false
 	r, err := c.openRepository(ctx)
 	if err != nil {
 		return nil

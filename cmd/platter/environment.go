@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"platter/catalog"
+	"platter/image/keys"
 	"platter/image/repo"
 	"platter/image/store/dir"
 	"platter/image/store/vfs"
@@ -83,23 +84,40 @@ func (c *call) finish(r *repo.Repo, cat *catalog.Catalog) {
 }
 
 func (c *call) openRepository(ctx context.Context) (*repo.Repo, error) {
+	r, _, err := c.unlock(ctx)
+	return r, err
+}
+
+// unlock opens the repository with the password and keys of the environment
+// or, where there are none and it needs some, with a password it asks for. It
+// returns what it opened the repository with.
+func (c *call) unlock(ctx context.Context) (*repo.Repo, *keys.Credentials, error) {
+	k, err := c.credentials(ctx)
+	if err != nil {
+		return nil, nil, advise(fmt.Errorf("open repository: %w", err), unlockAdvice)
+	}
 	path, err := c.repositoryPath()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	st, err := dir.Open(path, vfs.OS())
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR):
-		return nil, advise(fmt.Errorf("open repository %s: %w: there is no such directory", path, repo.ErrNoRepository),
+		return nil, nil, advise(fmt.Errorf("open repository %s: %w: there is no such directory", path, repo.ErrNoRepository),
 			"name it with -r or PLATTER_REPOSITORY, or make one: platter init -r %s", path)
 	case err != nil:
-		return nil, fmt.Errorf("open repository: %w", err)
+		return nil, nil, fmt.Errorf("open repository: %w", err)
 	}
-	r, err := repo.Open(ctx, st)
+	r, err := repo.Unlock(ctx, st, k)
+	if errors.Is(err, keys.ErrCredentials) && k.Empty() && c.term.asks {
+		if k.Passphrase, err = c.term.secret(ctx, fmt.Sprintf("password for repository %s: ", clean(st.Location()))); err == nil {
+			r, err = repo.Unlock(ctx, st, k)
+		}
+	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("open repository %w", err), st.Close())
+		return nil, nil, errors.Join(adviseUnlock(fmt.Errorf("open repository %w", err), st.Location(), k), st.Close())
 	}
-	return r, nil
+	return r, k, nil
 }
 
 // repositoryPath is the directory that --repo names.
@@ -126,7 +144,7 @@ func (c *call) openCatalog(ctx context.Context, r *repo.Repo, wait time.Duration
 
 func (c *call) catalogOptions(r *repo.Repo, wait time.Duration) catalog.Options {
 	return catalog.Options{
-		Dir: c.catalogDir(r), Repository: r.ID, BlockSize: r.Config.BlockSize,
+		Dir: c.catalogDir(r), Repository: r.Identity(), BlockSize: r.Config.BlockSize,
 		Memory: c.opts.memory / 4, LockWait: wait,
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"platter/block"
 	"platter/catalog"
 	"platter/image"
+	"platter/image/keys"
 	"platter/image/repo"
 	"platter/internal/job"
 )
@@ -21,6 +22,7 @@ const (
 	exitIncomplete   = 3 // done, but data is missing, fuzzy or untrusted
 	exitNoRepository = 10
 	exitLocked       = 11
+	exitCredentials  = 12
 	exitDamage       = 13
 	exitRefused      = 14
 	exitInterrupted  = 130
@@ -43,6 +45,7 @@ var causes = [...]struct {
 	{exitInterrupted, []error{errInterrupted}},
 	{exitDamage, []error{job.ErrDamaged, image.ErrCorrupt}},
 	{exitRefused, []error{block.ErrRefused}},
+	{exitCredentials, []error{keys.ErrCredentials, keys.ErrNoDataKey}},
 	{exitLocked, []error{catalog.ErrLocked}},
 	{exitNoRepository, []error{repo.ErrNoRepository}},
 	{exitUsage, []error{job.ErrUsage, job.ErrConfirm}},

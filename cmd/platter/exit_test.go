@@ -11,6 +11,7 @@ import (
 	"platter/block"
 	"platter/catalog"
 	"platter/image"
+	"platter/image/keys"
 	"platter/image/repo"
 	"platter/internal/job"
 )
@@ -30,6 +31,9 @@ func TestStatusOfOneError(t *testing.T) {
 		{errIncomplete, 3},
 		{repo.ErrNoRepository, 10},
 		{catalog.ErrLocked, 11},
+		{keys.ErrCredentials, 12},
+		{keys.ErrNoDataKey, 12},
+		{secretError("PLATTER_PASSWORD_FILE: no such file"), 12},
 		{job.ErrDamaged, 13},
 		{image.ErrCorrupt, 13},
 		{block.ErrRefused, 14},

@@ -29,6 +29,14 @@ type options struct {
 	blockSize    int64
 	noEncryption bool
 
+	// of init and key
+	keyFile       string
+	recipients    []string
+	noRecoveryKey bool
+	passphrase    bool
+	label         string
+	writeOnly     bool
+
 	volume          string
 	tags            []string
 	tracker         string
@@ -153,6 +161,45 @@ func initFlags() []flag {
 		{
 			"no-encryption", "", "a repository that anybody who has its files can read", "",
 			func(o *options) pflag.Value { return toggle(&o.noEncryption) },
+		},
+		keyFileFlag(),
+		recipientFlag("; may be given again"),
+		{
+			"no-recovery-key", "", "make no recovery key, which is shown once", "",
+			func(o *options) pflag.Value { return toggle(&o.noRecoveryKey) },
+		},
+	}
+}
+
+func keyFileFlag() flag {
+	return flag{
+		"key-file", "", "a file of at least 32 random bytes opens the repository", "",
+		func(o *options) pflag.Value { return text("FILE", &o.keyFile) },
+	}
+}
+
+func recipientFlag(more string) flag {
+	return flag{
+		"recipient", "", "an age recipient (age1...) opens the repository" + more, "",
+		func(o *options) pflag.Value { return texts("AGE", &o.recipients) },
+	}
+}
+
+func keyAddFlags() []flag {
+	return []flag{
+		{
+			"passphrase", "", "a password opens the repository", "",
+			func(o *options) pflag.Value { return toggle(&o.passphrase) },
+		},
+		keyFileFlag(),
+		recipientFlag(""),
+		{
+			"label", "", "a note on whose it is", "",
+			func(o *options) pflag.Value { return text("TEXT", &o.label) },
+		},
+		{
+			"write-only", "", "enough for backups, not for restores", "",
+			func(o *options) pflag.Value { return toggle(&o.writeOnly) },
 		},
 	}
 }

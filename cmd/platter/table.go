@@ -33,8 +33,14 @@ func commands() []command {
 	return []command{
 		{
 			"init", "", "make", "make a repository",
-			"Makes an empty repository. One that exists already is refused and left as it is.",
-			"platter init -r /backup/repo\nplatter init -r /backup/repo --block-size 128KiB", initFlags(), runInit,
+			`Makes an empty repository. One that exists already is refused and left as it is.
+
+It is encrypted, unless --no-encryption says otherwise: by a password, which is
+asked for or comes from PLATTER_PASSWORD, PLATTER_PASSWORD_FILE or
+PLATTER_PASSWORD_COMMAND, by a key file, or for age recipients; any one of them
+opens it. A recovery key is shown once. Lost password and lost recovery key mean
+lost data.`,
+			"platter init -r /backup/repo\nplatter init -r /backup/repo --block-size 128KiB --key-file /root/platter.key", initFlags(), runInit,
 		},
 		{
 			"backup", "DEVICE...", "make", "image disks, partitions or files",
@@ -117,6 +123,36 @@ than the grace. Running backups are safe at any setting.`,
 			"platter gc\nplatter gc --dry-run", collectFlags(), runCollect,
 		},
 
+		{
+			"key list", "", "care", "list what opens the repository",
+			"Lists the passwords, key files and recipients that open the repository, by\nname, and what each may do. None of them is shown itself.",
+			"platter key list\nplatter key list --json", nil, runKeyList,
+		},
+		{
+			"key add", "", "care", "let another password or key open the repository",
+			`Adds a password, a key file or an age recipient to what opens the repository.
+No stored data is written again. A new password is asked for or comes from
+PLATTER_NEW_PASSWORD, PLATTER_NEW_PASSWORD_FILE or PLATTER_NEW_PASSWORD_COMMAND.
+
+With --write-only it is enough for backups with dedupe, and lists images, but
+cannot read what is in them: for machines that others may break into.`,
+			"platter key add --passphrase --label second-admin\nplatter key add --key-file /root/agent.key --write-only --label web1", keyAddFlags(), runKeyAdd,
+		},
+		{
+			"key remove", "NAME", "care", "let a password or key no longer open the repository",
+			`Removes what key list calls NAME; 8 digits of it are enough. The last one that
+may read is refused. Who used it and kept a copy of its file can still open what
+they have of the repository: the keys of the data stay the same.`,
+			"platter key remove 3f9a01bc", nil, runKeyRemove,
+		},
+		{
+			"key rotate", "", "care", "change the password",
+			`Puts a new password in place of the one that is used now. The new one is stored
+before the old one is removed; cut short, both open the repository. The new
+password is asked for or comes from PLATTER_NEW_PASSWORD,
+PLATTER_NEW_PASSWORD_FILE or PLATTER_NEW_PASSWORD_COMMAND.`,
+			"platter key rotate", nil, runKeyRotate,
+		},
 		{
 			"catalog check", "", "care", "compare the catalog with the repository",
 			"Compares the catalog with the repository, and says where they differ. Nothing\nis changed.",

@@ -27,14 +27,15 @@ type terminal struct {
 	in      io.Reader
 	out     io.Writer
 	err     io.Writer
-	json    bool       // results as JSON, one object a line
-	quiet   bool       // no progress, no summaries
-	verbose bool       // more notices
-	live    bool       // err is a terminal: progress may be redrawn
-	asks    bool       // in is a terminal too: questions may be asked
-	width   func() int // of err, in columns
-	drawn   bool       // a line of progress is on the screen
-	broken  error      // first write to out that failed
+	json    bool                                  // results as JSON, one object a line
+	quiet   bool                                  // no progress, no summaries
+	verbose bool                                  // more notices
+	live    bool                                  // err is a terminal: progress may be redrawn
+	asks    bool                                  // in is a terminal too: questions may be asked
+	width   func() int                            // of err, in columns
+	hidden  func(context.Context) ([]byte, error) // a line of in that the screen does not show
+	drawn   bool                                  // a line of progress is on the screen
+	broken  error                                 // first write to out that failed
 }
 
 // newTerminal is the terminal of the process.
@@ -51,6 +52,7 @@ func newTerminal() *terminal {
 			}
 			return columns
 		},
+		hidden: hiddenLine,
 	}
 }
 
@@ -156,6 +158,46 @@ func (t *terminal) ask(ctx context.Context, question string) (string, error) {
 		return r.text, r.err
 	case <-ctx.Done():
 		return "", context.Cause(ctx)
+	}
+}
+
+// secret puts a question and returns the line that answers it, which the screen
+// does not show.
+func (t *terminal) secret(ctx context.Context, question string) ([]byte, error) {
+	t.mu.Lock()
+	t.wipe()
+	fmt.Fprint(t.err, question)
+	t.mu.Unlock()
+	answer, err := t.hidden(ctx)
+	fmt.Fprintln(t.err)
+	if err != nil && ctx.Err() == nil {
+		err = fmt.Errorf("read the answer: %w", err)
+	}
+	return answer, err
+}
+
+// hiddenLine reads a line from the terminal without echo. When ctx ends it
+// leaves the terminal as it was.
+func hiddenLine(ctx context.Context) ([]byte, error) {
+	fd := int(os.Stdin.Fd())
+	before, err := term.GetState(fd)
+	if err != nil {
+		return nil, err
+	}
+	type reply struct {
+		text []byte
+		err  error
+	}
+	replies := make(chan reply, 1)
+	go func() {
+		text, err := term.ReadPassword(fd)
+		replies <- reply{text, err}
+	}()
+	select {
+	case r := <-replies:
+		return r.text, r.err
+	case <-ctx.Done():
+		return nil, errors.Join(context.Cause(ctx), term.Restore(fd, before))
 	}
 }
 

@@ -27,9 +27,9 @@ import (
 // Keys are never shown.
 //
 // r may be nil: then the repository that the file lies in is looked for around
-// it. Without one, digests under the repository's keys cannot be checked. What
+// it, and opened with k, which may be nil. Without one, digests under the repository's keys cannot be checked. What
 // is wrong comes back as an error wrapping ErrDamaged too.
-func Inspect(ctx context.Context, r *repo.Repo, path string, w io.Writer) error {
+func Inspect(ctx context.Context, r *repo.Repo, k *keys.Credentials, path string, w io.Writer) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return fmt.Errorf("inspect: %w", err)
@@ -45,7 +45,7 @@ func Inspect(ctx context.Context, r *repo.Repo, path string, w io.Writer) error 
 	name, root := objectName(path)
 	if r == nil {
 		var done func()
-		r, done = around(ctx, root)
+		r, done = around(ctx, root, k)
 		defer done()
 	}
 	in := &inspection{ctx: ctx, repo: r, file: f, size: st.Size(), name: name, out: printable{w}}
@@ -79,12 +79,12 @@ func objectName(path string) (name, root string) {
 }
 
 // around opens the repository in root, if there is one.
-func around(ctx context.Context, root string) (*repo.Repo, func()) {
+func around(ctx context.Context, root string, k *keys.Credentials) (*repo.Repo, func()) {
 	st, err := dir.Open(root, vfs.OS())
 	if err != nil {
 		return nil, func() {}
 	}
-	r, err := repo.Open(ctx, st)
+	r, err := repo.Unlock(ctx, st, k)
 	if err != nil {
 		st.Close()
 		return nil, func() {}
@@ -174,21 +174,29 @@ func (in *inspection) object() {
 	if in.repo != nil {
 		domain = in.repo.Keys
 	}
+	var plain []byte
 	switch {
 	case domain == nil && kind != keys.KindConfig && kind != keys.KindSlot:
-		in.say("no repository is around it: its digest is not checked")
+		in.say("no repository that opens is around it: its digest is not checked")
 	default:
-		if _, digest, err := domain.Payload(kind, in.name, b); err != nil {
+		payload, digest, err := domain.Payload(kind, in.name, b)
+		if err != nil {
 			in.wrong(err)
 		} else {
 			in.say("digest %s: right", digest)
 		}
+		plain = payload
 	}
-	if length > uint64(len(b)-header-trailer) {
+	switch {
+	case plain != nil:
+		in.payload(plain)
+	case length > uint64(len(b)-header-trailer):
 		in.say("its payload of %d bytes is not there", length)
-		return
+	case binary.LittleEndian.Uint16(b[10:]) != 0:
+		in.say("its payload of %d bytes is encrypted", length)
+	default:
+		in.payload(b[header : header+int(length)])
 	}
-	in.payload(b[header : header+int(length)])
 }
 
 // payload shows JSON without the values of keys.

@@ -49,7 +49,7 @@ func (in *inspection) segment() {
 	in.say("repository %s, run %s, made %s", hexText(header[16:32]), hexText(header[48:64]),
 		time.Unix(0, int64(binary.LittleEndian.Uint64(header[64:]))).UTC().Format(time.RFC3339))
 	if in.repo == nil {
-		in.say("no repository is around it: its footer and records are not checked")
+		in.say("no repository that opens is around it: its footer and records are not checked")
 		return
 	}
 	from := *in.repo

@@ -183,10 +183,10 @@ func TestInspectShowsEveryObjectAndItsDamage(t *testing.T) {
 			t.Errorf("no object under %s was looked at", kind)
 		}
 	}
-	if err := Inspect(ctx, nil, filepath.Join(root, "absent"), new(bytes.Buffer)); !errors.Is(err, os.ErrNotExist) {
+	if err := Inspect(ctx, nil, nil, filepath.Join(root, "absent"), new(bytes.Buffer)); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("absent file: got %v", err)
 	}
-	if err := Inspect(ctx, nil, root, new(bytes.Buffer)); err == nil {
+	if err := Inspect(ctx, nil, nil, root, new(bytes.Buffer)); err == nil {
 		t.Error("a directory: no error")
 	}
 }
@@ -196,7 +196,7 @@ func inspectObject(t *testing.T, with, r *repo.Repo, path, name string) {
 	t.Helper()
 	ctx := context.Background()
 	var out bytes.Buffer
-	if err := Inspect(ctx, with, path, &out); err != nil || !strings.Contains(out.String(), name) {
+	if err := Inspect(ctx, with, nil, path, &out); err != nil || !strings.Contains(out.String(), name) {
 		t.Errorf("%s: %v:\n%s", name, err, &out)
 	}
 	for _, key := range [][]byte{r.Keys.ID[:], r.Keys.Structure[:]} {
@@ -218,7 +218,7 @@ func inspectObject(t *testing.T, with, r *repo.Repo, path, name string) {
 		if err := os.WriteFile(elsewhere, bad, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		err := Inspect(ctx, r, elsewhere, new(bytes.Buffer))
+		err := Inspect(ctx, r, nil, elsewhere, new(bytes.Buffer))
 		padding := strings.HasPrefix(name, "segments/") && whole[off] == 0
 		if !errors.Is(err, ErrDamaged) && !padding {
 			t.Errorf("%s, byte %d flipped: got %v, want damage", name, off, err)
@@ -228,7 +228,7 @@ func inspectObject(t *testing.T, with, r *repo.Repo, path, name string) {
 		if err := os.WriteFile(elsewhere, whole[:n], 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if err := Inspect(ctx, r, elsewhere, new(bytes.Buffer)); err == nil {
+		if err := Inspect(ctx, r, nil, elsewhere, new(bytes.Buffer)); err == nil {
 			t.Errorf("%s cut to %d bytes: no error", name, n)
 		}
 	}

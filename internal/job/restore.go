@@ -10,6 +10,7 @@ import (
 
 	"platter/block"
 	"platter/image"
+	"platter/image/keys"
 	"platter/image/reader"
 	"platter/image/segment"
 )
@@ -28,6 +29,9 @@ import (
 // repository has no good copy.
 func Restore(ctx context.Context, env *Env, opts RestoreOptions) (*RestoreReport, error) {
 	start := time.Now()
+	if !env.Repo.Keys.CanRead() {
+		return nil, fmt.Errorf("restore: %w", keys.ErrNoDataKey)
+	}
 	m, err := Find(ctx, env, opts.Image)
 	if err != nil {
 		return nil, err

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"platter/image"
+	"platter/image/keys"
 	"platter/image/reader"
 )
 
@@ -27,6 +28,9 @@ func Verify(ctx context.Context, env *Env, opts VerifyOptions) (*VerifyReport, e
 	start := time.Now()
 	if opts.Subset < 0 || opts.Subset > 1 {
 		return nil, fmt.Errorf("verify: %w: a share of %v, want one between 0 and 1", ErrUsage, opts.Subset)
+	}
+	if (opts.ReadData || opts.Subset > 0) && !env.Repo.Keys.CanRead() {
+		return nil, fmt.Errorf("verify the data: %w", keys.ErrNoDataKey)
 	}
 	v := &verifier{env: env, opts: opts, report: &VerifyReport{Scope: scope(opts)}, used: map[image.SegmentID]struct{}{}, broken: map[image.SegmentID]error{}}
 	v.reader = reader.New(env.Repo, v.index(), env.Memory/4)
