@@ -63,23 +63,23 @@ func (s *Store) refused(resp *minio.ErrorResponse, a *answer) error {
 		return f
 	}
 	switch {
+	case status == http.StatusNotFound && a.method == http.MethodGet && !strings.Contains(a.header.Get("Content-Type"), "xml"):
+		// By what stands between us and the store, and knows nothing of objects.
+		// HEAD is answered without words by both.
+		f.again = true
 	case is("NoSuchBucket"):
 		return kind(ErrNoBucket)
 	case is("QuotaExceeded", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded") || status == http.StatusInsufficientStorage:
 		return kind(store.ErrFull)
-	case status == http.StatusNotFound:
-		// What stands between us and the store knows nothing of objects, and
-		// does not say so in XML. HEAD is answered without words by both.
-		if a.method == http.MethodGet && !strings.Contains(a.header.Get("Content-Type"), "xml") {
-			f.again = true
-			break
-		}
+	case status == http.StatusNotFound && is("NoSuchKey"):
 		return kind(store.ErrNotFound)
-	case status == http.StatusPreconditionFailed:
+	case status == http.StatusPreconditionFailed && (a.method == http.MethodPut || a.method == http.MethodPost):
 		return kind(store.ErrExists)
 	case is("BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch", "IncompleteBody"):
 		f.again, f.damage = true, true
 	case status >= 500 && status != http.StatusNotImplemented, status == http.StatusTooManyRequests:
+		f.again, f.doubt = true, true
+	case status < 300: // not the success that was asked for
 		f.again, f.doubt = true, true
 	case status == http.StatusRequestTimeout, status == 499, is("RequestTimeout"):
 		f.again, f.doubt = true, true
@@ -107,7 +107,7 @@ func (s *Store) advice(resp *minio.ErrorResponse, a *answer) string {
 	switch resp.Code {
 	case "NoSuchBucket":
 		return fmt.Sprintf("make bucket %s first, or correct its name", s.config.Bucket)
-	case "InvalidAccessKeyId", "InvalidAccessKeyID":
+	case "InvalidAccessKeyId", "InvalidAccessKeyID", "XAdminUserNotFound":
 		return "the server does not know the access key: see AWS_ACCESS_KEY_ID or the profile"
 	case "SignatureDoesNotMatch":
 		return "the secret key is not that of the access key, or something between changes requests"

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"time"
 
@@ -63,7 +64,11 @@ func (s *Store) list(ctx context.Context, prefix, last string, show func(*minio.
 	})
 	for o := range pages {
 		if o.Err != nil {
-			return s.failure(o.Err, &a)
+			err := s.failure(o.Err, &a)
+			if errors.Is(err, store.ErrNotFound) { // nonsense: there is always a list
+				err = &failure{cause: errors.New(err.Error()), again: true}
+			}
+			return err
 		}
 		if err := show(&o); err != nil {
 			return err
@@ -94,7 +99,14 @@ func (s *Store) remove(ctx context.Context, name string) error {
 		if err := s.core.RemoveObject(a.watch(ctx), s.config.Bucket, s.key(name), minio.RemoveObjectOptions{}); err != nil {
 			return s.failure(err, &a)
 		}
-		return nil
+		if a.status == http.StatusNoContent {
+			return nil
+		}
+		_, err := s.stat(ctx, name)
+		if err == nil {
+			err = &failure{cause: fmt.Errorf("%s: said to be deleted, and is still there (status %d)", s.Location(), a.status), again: true}
+		}
+		return err
 	})
 	if errors.Is(err, store.ErrNotFound) {
 		return nil // gone by another's request, or by an earlier one of ours

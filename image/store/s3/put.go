@@ -92,7 +92,7 @@ func (s *Store) put(ctx context.Context, u *upload, send func(context.Context, *
 	// or when its first answer was lost.
 	there, settleErr := s.settle(ctx, u)
 	if !there && settleErr == nil {
-		return &failure{cause: fmt.Errorf("%w, and is gone", err), again: true}
+		return &failure{cause: fmt.Errorf("said to be there, and is not: %s", err), again: true}
 	}
 	return settleErr
 }
@@ -200,7 +200,9 @@ func (s *Store) confirm(ctx context.Context, u *upload) error {
 			f.doubt = true
 		}
 		return err
-	case o.Size != u.size || mark != "" && mark != u.mark:
+	case mark != "" && mark != u.mark:
+		return store.ErrExists // by another's write: ours never came that far
+	case o.Size != u.size:
 		u.doubt = true
 		return fmt.Errorf("%s: %w: %d bytes are there after %d were sent", s.Location(), store.ErrNotDurable, o.Size, u.size)
 	}

@@ -42,13 +42,45 @@ func (s *Store) Head(ctx context.Context, name string) (info store.Info, err err
 func (s *Store) stat(ctx context.Context, name string) (minio.ObjectInfo, error) {
 	var a answer
 	o, err := s.core.StatObject(a.watch(ctx), s.config.Bucket, s.key(name), minio.StatObjectOptions{Checksum: true})
-	if err == nil && o.Size < 0 {
-		err = errors.New("no length in the server's answer")
+	if err == nil {
+		err = genuine(&o)
 	}
-	if err != nil {
-		return minio.ObjectInfo{}, s.failure(err, &a)
+	if err == nil {
+		return o, nil
 	}
-	return o, nil
+	if err = s.failure(err, &a); errors.Is(err, store.ErrNotFound) {
+		err = s.absent(ctx, name)
+	}
+	return minio.ObjectInfo{}, err
+}
+
+// absent asks in another way whether an object is not there: the answer to HEAD
+// does not tell a missing object from a missing bucket, or from a proxy's page.
+func (s *Store) absent(ctx context.Context, name string) error {
+	var a answer
+	var opts minio.GetObjectOptions
+	if err := opts.SetRange(0, 1); err != nil {
+		return err
+	}
+	body, _, _, err := s.core.GetObject(a.watch(ctx), s.config.Bucket, s.key(name), opts)
+	if err == nil {
+		body.Close()
+		return &failure{cause: fmt.Errorf("%s: HEAD finds no object where GET does", s.Location()), again: true}
+	}
+	err = s.failure(err, &a)
+	if f := (*failure)(nil); errors.As(err, &f) {
+		f.sure = errors.Is(err, store.ErrNotFound)
+		f.again = f.again || a.status == http.StatusRequestedRangeNotSatisfiable // of an empty one
+	}
+	return err
+}
+
+// genuine refuses the answer of something that is no store of objects.
+func genuine(o *minio.ObjectInfo) error {
+	if o.ETag == "" || o.Size < 0 {
+		return errors.New("the answer has no ETag or no length: it comes from something else than a server for S3")
+	}
+	return nil
 }
 
 // Get implements store.Store.
@@ -69,16 +101,18 @@ func (s *Store) Get(ctx context.Context, name string, limit int64) (data []byte,
 // get asks once.
 func (s *Store) get(ctx context.Context, name string, limit int64) ([]byte, error) {
 	var a answer
-	body, o, _, err := s.core.GetObject(a.watch(ctx), s.config.Bucket, s.key(name), minio.GetObjectOptions{})
+	var opts minio.GetObjectOptions
+	opts.Set("X-Amz-Checksum-Mode", "ENABLED")
+	body, o, _, err := s.core.GetObject(a.watch(ctx), s.config.Bucket, s.key(name), opts)
 	if err != nil {
 		return nil, s.failure(err, &a)
 	}
 	defer body.Close()
+	if err := genuine(&o); err != nil {
+		return nil, s.failure(err, &a)
+	}
 	if o.Size > limit {
 		return nil, fmt.Errorf("%d bytes, limit %d: %w", o.Size, limit, store.ErrTooLarge)
-	}
-	if o.Size < 0 {
-		return nil, s.failure(errors.New("no length in the server's answer"), &a)
 	}
 	// The length is what the server says: memory follows what it sends.
 	data, err := io.ReadAll(io.LimitReader(body, o.Size))
@@ -160,7 +194,7 @@ func (s *Store) fetch(ctx context.Context, name string, p []byte, off int64) (in
 	if err := opts.SetRange(off, off+int64(len(p))-1); err != nil {
 		return 0, err
 	}
-	body, _, header, err := s.core.GetObject(a.watch(ctx), s.config.Bucket, s.key(name), opts)
+	body, o, header, err := s.core.GetObject(a.watch(ctx), s.config.Bucket, s.key(name), opts)
 	if a.status == http.StatusRequestedRangeNotSatisfiable {
 		return 0, io.ErrUnexpectedEOF
 	}
@@ -168,7 +202,11 @@ func (s *Store) fetch(ctx context.Context, name string, p []byte, off int64) (in
 		return 0, s.failure(err, &a)
 	}
 	defer body.Close()
-	if err := checkRange(&a, header, off, int64(len(p))); err != nil {
+	err = genuine(&o)
+	if err == nil {
+		err = checkRange(&a, header, off, int64(len(p)))
+	}
+	if err != nil {
 		if errors.Is(err, io.ErrUnexpectedEOF) {
 			return 0, err
 		}

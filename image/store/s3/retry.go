@@ -24,6 +24,8 @@ type failure struct {
 	again, damage bool
 	// doubt: the request may have had its effect all the same.
 	doubt bool
+	// sure: the server was asked in two ways whether there is no object.
+	sure bool
 	// moved: something was got before it failed.
 	moved bool
 	wait  time.Duration // that the server asked for
@@ -55,7 +57,7 @@ func (s *Store) retry(ctx context.Context, what string, f func() error) error {
 		if !errors.As(err, &why) {
 			return err
 		}
-		if errors.Is(err, store.ErrNotFound) && !asked {
+		if errors.Is(err, store.ErrNotFound) && !asked && !why.sure {
 			asked = true // one that is out of date must not pass for the truth
 		} else if !why.again {
 			return err
