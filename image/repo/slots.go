@@ -274,6 +274,9 @@ func (r *Repo) Rotate(ctx context.Context, old, next []byte) (added string, remo
 	}
 	// A rotation that was cut short left the new slot.
 	for _, s := range list {
+		if slices.Contains(removed, s.Name) {
+			continue
+		}
 		if opened := r.opens(s, next); opened != nil && opened.CanRead() == d.CanRead() {
 			added = s.Name
 		}

@@ -32,6 +32,7 @@ func Table() []Layer {
 		{"image/store", "", "where objects live"},
 		{"image/store/vfs", "image/store", "the file system below a directory"},
 		{"image/store/...", "image/store image/store/vfs", "one store each, and their suite"},
+		{"image/store/location", "image/store image/store/vfs image/store/dir image/store/s3", "the store of a name"},
 		{"image/store/s3/s3test", "image/store image/store/s3", "a server for the tests of one, and its faults"},
 		{"image/keys", "image", "what seals objects and names blocks"},
 		{"image/segment", "image image/store image/keys", "many blocks in one object"},
@@ -58,7 +59,7 @@ func Table() []Layer {
 // TestAids are the packages that only test files and other aids may import:
 // the suites, the models that stand in for the real thing, and what sets up
 // devices. Every test may, beside what its package may import.
-const TestAids = "cbt/cbttest image/store/storetest image/store/crashfs image/store/mem image/store/s3/s3test vmtests/..."
+const TestAids = "cbt/cbttest image/store/storetest image/store/crashfs image/store/faulty image/store/mem image/store/s3/s3test vmtests/..."
 
 // Folders are the top-level folders there are, beside those of a dot. What
 // make builds goes to bin, which is not kept.
