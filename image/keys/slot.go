@@ -311,7 +311,11 @@ func (s *Slot) decrypt(identities []age.Identity) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("sealed keys: %w: %w", err, image.ErrCorrupt)
 	}
-	return io.ReadAll(io.LimitReader(r, maxSecrets))
+	plain, err := io.ReadAll(io.LimitReader(r, maxSecrets))
+	if err != nil {
+		return nil, fmt.Errorf("sealed keys: %w: %w", err, image.ErrCorrupt)
+	}
+	return plain, nil
 }
 
 func domain(s secrets) (*Domain, error) {
