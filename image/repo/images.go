@@ -105,8 +105,28 @@ func (r *Repo) Commit(ctx context.Context, m *image.Manifest) (name string, err 
 		if err != nil {
 			return "", fmt.Errorf("commit image of %s: write manifest: %w", m.Volume, err)
 		}
-		return name, nil
+		used, err := r.used(ctx, tag, m.Seq)
+		if err != nil {
+			return "", fmt.Errorf("commit image of %s: %w", m.Volume, err)
+		}
+		if !used {
+			return name, nil
+		}
+		if err := r.Store.Delete(ctx, name); err != nil && !errors.Is(err, store.ErrNotFound) {
+			return "", fmt.Errorf("commit image of %s: give back number %d: %w", m.Volume, m.Seq, err)
+		}
 	}
+}
+
+// used reports whether a number that could be claimed was another image's: one
+// that was made and forgotten since head looked has freed its manifest's name,
+// and has left a tombstone before that.
+func (r *Repo) used(ctx context.Context, tag string, seq uint64) (bool, error) {
+	_, err := r.Store.Head(ctx, tombstones+tag+"/"+fmt.Sprintf("%016x", seq))
+	if errors.Is(err, store.ErrNotFound) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // head returns the highest number that an image of the volume ever had, and
@@ -127,11 +147,10 @@ func (r *Repo) head(ctx context.Context, tag string) (seq uint64, digest image.D
 	if seq == 0 {
 		return 0, digest, nil
 	}
-	_, digest, err = r.manifest(ctx, manifestName(tag, seq))
-	if errors.Is(err, store.ErrNotFound) {
-		var t *Tombstone
-		if t, err = r.tombstone(ctx, tombstones+tag+"/"+fmt.Sprintf("%016x", seq)); err == nil {
-			digest = t.Digest
+	for range 3 {
+		digest, err = r.end(ctx, tag, seq)
+		if !errors.Is(err, store.ErrNotFound) {
+			break // else it was forgotten between the two looks
 		}
 	}
 	// A damaged end of the chain must not stop new images: it is named by no
@@ -140,6 +159,24 @@ func (r *Repo) head(ctx context.Context, tag string) (seq uint64, digest image.D
 		return seq, image.Digest{}, nil
 	}
 	return seq, digest, err
+}
+
+// end returns the digest of the manifest of an image that may be forgotten.
+func (r *Repo) end(ctx context.Context, tag string, seq uint64) (image.Digest, error) {
+	// The tombstone first: while there is one, a manifest beside it may be that
+	// of a run which is about to find its number used.
+	t, err := r.tombstone(ctx, tombstones+tag+"/"+fmt.Sprintf("%016x", seq))
+	if err == nil {
+		return t.Digest, nil
+	}
+	if !errors.Is(err, store.ErrNotFound) && !errors.Is(err, image.ErrCorrupt) {
+		return image.Digest{}, err
+	}
+	_, digest, other := r.manifest(ctx, manifestName(tag, seq))
+	if errors.Is(other, store.ErrNotFound) {
+		return image.Digest{}, err
+	}
+	return digest, other
 }
 
 const tombstones = "trash/images/"

@@ -152,6 +152,35 @@ func TestNumbersAreNotUsedAgain(t *testing.T) {
 	}
 }
 
+func TestNumberFreedMeanwhileIsNotTaken(t *testing.T) {
+	// Another run makes and forgets an image between the look at the last
+	// number and the claim of the next: the name is free, the number used.
+	r, st := newRepo(t)
+	commit(t, r, "h/a", 1)
+	done := false
+	other := *r
+	r.Store = hooked{st, func(string) error {
+		if !done {
+			done = true
+			return other.Forget(t.Context(), commit(t, &other, "h/a", 2), "test")
+		}
+		return nil
+	}}
+	m := newManifest(r, "h/a", 3)
+	name, err := r.Commit(t.Context(), m)
+	r.Store = st
+	grave, problem := r.tombstone(t.Context(), "trash/"+manifestName(r.Keys.VolumeTag("h/a"), 2))
+	if err != nil || problem != nil || m.Seq != 3 || m.Predecessor != grave.Digest {
+		t.Errorf("number %d, follows %v, want 3 and %v (%v, %v)", m.Seq, m.Predecessor, grave.Digest, err, problem)
+	}
+	if names := listed(t, r); len(names) != 2 || names[1] != name {
+		t.Errorf("listed %v", names)
+	}
+	if gaps, err := r.Gaps(t.Context(), "h/a"); err != nil || len(gaps) != 0 {
+		t.Errorf("gaps %v, %v", gaps, err)
+	}
+}
+
 func TestForgetAfterOneThatDied(t *testing.T) {
 	r, st := newRepo(t)
 	name := commit(t, r, "h/a", 1)

@@ -232,8 +232,8 @@ func (s *town) live(rounds int) {
 	for _, m := range must(Images(context.Background(), bare, "")) {
 		s.restore(m, bare)
 	}
-	if _, err := Verify(context.Background(), bare, VerifyOptions{ReadData: true}); err != nil {
-		s.Errorf("seed %d: verify: %v", s.seed, err)
+	if report, err := Verify(context.Background(), bare, VerifyOptions{ReadData: true}); err != nil {
+		s.Errorf("seed %d: verify: %v: %+v", s.seed, err, report)
 	}
 }
 
