@@ -3,11 +3,17 @@ package image_test
 import (
 	"bufio"
 	"bytes"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/ecdh"
+	"crypto/hpke"
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -15,8 +21,10 @@ import (
 	"strings"
 	"testing"
 
+	"filippo.io/age"
 	"github.com/cespare/xxhash/v2"
 	"github.com/zeebo/blake3"
+	"golang.org/x/crypto/argon2"
 )
 
 // What follows reads golden repositories by FORMAT.md alone: nothing of the
@@ -34,7 +42,7 @@ func TestGoldenRepositoriesAreAsSpecified(t *testing.T) {
 		t.Run(e.Name(), func(t *testing.T) {
 			d := &decoder{T: t, objects: map[string][]byte{}, places: map[string][]place{}, segments: map[string][]record{}, kinds: map[string]int{}}
 			d.load(filepath.Join(goldenDir, e.Name(), "repo"))
-			d.config()
+			d.config(filepath.Join(goldenDir, e.Name()))
 			for name := range d.objects {
 				d.object(name)
 			}
@@ -56,6 +64,8 @@ type decoder struct {
 	mask       uint64
 	id         []byte // keys
 	structure  []byte
+	sealed     bool
+	private    hpke.PrivateKey     // of the data key pair
 	places     map[string][]place  // of blocks and pages by ID
 	segments   map[string][]record // by ID
 	kinds      map[string]int
@@ -130,10 +140,14 @@ func (d *decoder) open(name, kind string, v any) (digest string) {
 	b := d.objects[name]
 	d.want(len(b) >= 56+32+64, "%s: %d bytes", name, len(b))
 	d.want(string(b[:8]) == "PLTR"+kind, "%s: begins %q", name, b[:8])
-	d.want(binary.LittleEndian.Uint16(b[8:]) == 1 && zero(b[10:16]), "%s: version and protection %x", name, b[8:16])
+	var protection byte
+	if d.sealed && kind != "CONF" && kind != "KEYS" {
+		protection = 1
+	}
+	d.want(binary.LittleEndian.Uint16(b[8:]) == 1 && b[10] == protection && zero(b[11:16]), "%s: version and protection %x", name, b[8:16])
 	n := binary.LittleEndian.Uint64(b[16:])
 	d.want(n == uint64(len(b)-56-32-64), "%s: payload of %d bytes in %d", name, n, len(b))
-	d.want(zero(b[24:56]) && zero(b[len(b)-64:]), "%s: nonce or signature", name)
+	d.want(zero(b[24:56]) == (protection == 0) && zero(b[len(b)-64:]), "%s: salt or signature", name)
 	key := derive("platter 2026 public object digest", nil)
 	if kind != "CONF" && kind != "KEYS" {
 		key = derive("platter 2026 object digest", d.structure)
@@ -141,13 +155,47 @@ func (d *decoder) open(name, kind string, v any) (digest string) {
 	length := binary.LittleEndian.AppendUint32(nil, uint32(len(name)))
 	sum := keyed(key, length, []byte(name), b[:56+n])
 	d.want(bytes.Equal(sum, b[56+n:][:32]), "%s: digest differs", name)
-	if err := json.Unmarshal(b[56:56+n], v); err != nil {
+	payload := b[56 : 56+n]
+	if protection == 1 {
+		payload = d.decrypt(name, derive("platter 2026 object", join(d.structure, b[24:56])), make([]byte, 12), payload, nil)
+	}
+	if err := json.Unmarshal(payload, v); err != nil {
 		d.Fatalf("%s: %v", name, err)
 	}
 	return hex.EncodeToString(sum)
 }
 
-func (d *decoder) config() {
+func join(parts ...[]byte) []byte { return bytes.Join(parts, nil) }
+
+// decrypt opens AES-256-GCM.
+func (d *decoder) decrypt(what string, key, nonce, b, bound []byte) []byte {
+	d.Helper()
+	plain, err := gcm(key).Open(nil, nonce, b, bound)
+	d.want(err == nil, "%s: %v", what, err)
+	return plain
+}
+
+func gcm(key []byte) cipher.AEAD {
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		panic(err)
+	}
+	aead, err := cipher.NewGCM(block)
+	if err != nil {
+		panic(err)
+	}
+	return aead
+}
+
+// withoutAuth cuts the field auth out of an object's JSON.
+func (d *decoder) withoutAuth(name, auth string) []byte {
+	b := d.objects[name]
+	before, after, ok := bytes.Cut(b[56:len(b)-96], []byte(`,"auth":"`+auth+`"`))
+	d.want(ok, "%s: no auth", name)
+	return join(before, after)
+}
+
+func (d *decoder) config(dir string) {
 	var c struct {
 		Version     int
 		Repository  string
@@ -156,13 +204,21 @@ func (d *decoder) config() {
 		Compression string
 		Encryption  string
 		Domain      string
+		Auth        string
 		Features    []string
 	}
 	d.open("config", "CONF", &c)
-	d.want(c.Version == 1 && c.Compression == "lz4" && c.Encryption == "none" && len(c.Features) == 0, "config %+v", c)
+	d.want(c.Version == 1 && c.Compression == "lz4" && len(c.Features) == 0, "config %+v", c)
 	d.repository, d.blockSize = c.Repository, c.BlockSize
 	d.mask = map[string]uint64{"xxhash64+blake3-192": 1<<64 - 1, "xxhash8+blake3-192": 0xff}[c.IDAlgorithm]
 	d.want(d.mask != 0, "algorithm %q", c.IDAlgorithm)
+	if c.Encryption != "none" {
+		d.want(c.Encryption == "aes-256-gcm+x25519", "encryption %q", c.Encryption)
+		d.slots(dir, c.Domain)
+		want := keyed(derive("platter 2026 config", d.structure), d.withoutAuth("config", c.Auth))
+		d.want(c.Auth == hex.EncodeToString(want), "auth of the config is %s, want %x", c.Auth, want)
+		return
+	}
 	for name := range d.objects {
 		if !strings.HasPrefix(name, "keys/") {
 			continue
@@ -180,6 +236,102 @@ func (d *decoder) config() {
 		}
 	}
 	d.want(d.id != nil, "no slot holds the keys")
+}
+
+// slots opens every key slot with what lies beside the repository.
+func (d *decoder) slots(dir, domain string) {
+	read := func(file string) []byte {
+		b, err := os.ReadFile(filepath.Join(dir, file))
+		d.want(err == nil, "%v", err)
+		return b
+	}
+	kinds := map[string]int{}
+	d.sealed = true
+	for name := range d.objects {
+		if !strings.HasPrefix(name, "keys/") {
+			continue
+		}
+		var s struct {
+			Type, Recipient, Salt, Sealed, Auth string
+			WriteOnly                           bool `json:"write_only"`
+			Argon2id                            struct {
+				Time, Threads uint8
+				Memory        uint32 `json:"memory_kib"`
+			}
+		}
+		d.open(name, "KEYS", &s)
+		sealed, err := base64.StdEncoding.DecodeString(s.Sealed)
+		d.want(err == nil, "%s: %v", name, err)
+		var plain []byte
+		switch s.Type {
+		case "passphrase":
+			a := s.Argon2id
+			key := argon2.IDKey(read("password"), d.unhex(s.Salt, 16), uint32(a.Time), a.Memory, a.Threads, 32)
+			plain = d.decrypt(name, key, make([]byte, 12), sealed, nil)
+		case "keyfile":
+			file := read("key")
+			if s.WriteOnly {
+				file = read("agent-key")
+			}
+			sum := keyed(derive("platter 2026 public object digest", nil), file)
+			plain = d.decrypt(name, derive("platter 2026 key file", join(sum, d.unhex(s.Salt, 16))), make([]byte, 12), sealed, nil)
+		case "age":
+			identity, err := age.ParseX25519Identity(strings.TrimSpace(string(read("identity"))))
+			d.want(err == nil && identity.Recipient().String() == s.Recipient, "%s: recipient %s, %v", name, s.Recipient, err)
+			r, err := age.Decrypt(bytes.NewReader(sealed), identity)
+			d.want(err == nil, "%s: %v", name, err)
+			plain, err = io.ReadAll(r)
+			d.want(err == nil, "%s: %v", name, err)
+		default:
+			d.Fatalf("%s: type %q", name, s.Type)
+		}
+		d.secrets(name, domain, plain, s.WriteOnly)
+		want := keyed(derive("platter 2026 key slot", d.structure), []byte(name), d.withoutAuth(name, s.Auth))
+		d.want(s.Auth == hex.EncodeToString(want), "%s: auth %s, want %x", name, s.Auth, want)
+		kinds[s.Type]++
+	}
+	d.want(kinds["passphrase"] == 1 && kinds["keyfile"] == 2 && kinds["age"] == 1, "slots %v", kinds)
+}
+
+// secrets takes in what a slot holds.
+func (d *decoder) secrets(name, domain string, plain []byte, writeOnly bool) {
+	var k struct {
+		ID        string `json:"id_key"`
+		Structure string `json:"structure_key"`
+		Public    string `json:"data_public"`
+		Private   string `json:"data_private"`
+	}
+	if err := json.Unmarshal(plain, &k); err != nil {
+		d.Fatalf("%s: %v", name, err)
+	}
+	d.id, d.structure = d.unhex(k.ID, 32), d.unhex(k.Structure, 32)
+	print := derive("platter 2026 domain fingerprint", join(d.id, d.structure, d.unhex(k.Public, 32)))[:16]
+	d.want(hex.EncodeToString(print) == domain && (k.Private == "") == writeOnly, "%s: keys %x, write-only %v", name, print, writeOnly)
+	if writeOnly {
+		return
+	}
+	private, err := ecdh.X25519().NewPrivateKey(d.unhex(k.Private, 32))
+	d.want(err == nil && hex.EncodeToString(private.PublicKey().Bytes()) == k.Public, "%s: %v", name, err)
+	d.private, err = hpke.NewDHKEMPrivateKey(private)
+	d.want(err == nil, "%s: %v", name, err)
+}
+
+// origins returns the key of each entry of a segment's key table, and the
+// origin it belongs to.
+func (d *decoder) origins(name string, h []byte, kind byte) (list [][]byte, of [][]byte) {
+	for i := range int(binary.LittleEndian.Uint32(h[72:])) {
+		origin, wrapped := h[80+96*i:][:16], h[96+96*i:][:80]
+		key := derive("platter 2026 page segment", join(d.structure, origin))
+		if kind == 1 {
+			var err error
+			key, err = hpke.Open(d.private, hpke.HKDFSHA256(), hpke.AES256GCM(), join([]byte("platter 2026 segment key"), origin), wrapped)
+			d.want(err == nil && len(key) == 32, "%s: key %d: %v", name, i, err)
+		} else {
+			d.want(zero(wrapped), "%s: a wrapped key of pages", name)
+		}
+		list, of = append(list, key), append(of, origin)
+	}
+	return list, of
 }
 
 func (d *decoder) unhex(s string, n int) []byte {
@@ -267,27 +419,43 @@ func (d *decoder) segment(name string) {
 	kind := h[8]
 	d.want(string(h[:8]) == "PLTRSEG\x01" && string(t[:8]) == "PLTREND\x01", "%s: magic", name)
 	d.want(le.Uint16(h[8:]) == uint16(kind) && le.Uint16(t[8:]) == uint16(kind) && (kind == 1 || kind == 2), "%s: kind", name)
-	d.want(zero(h[10:12]) && zero(t[10:12]) && zero(h[72:4088]) && zero(t[144:248]), "%s: flags, or what is kept zero", name)
+	var flags, overhead byte
+	table := int(le.Uint32(h[72:]))
+	if d.sealed {
+		flags, overhead = 1, 16
+	}
+	d.want(h[10] == flags && t[10] == flags && h[11] == 0 && t[11] == 0 && (table > 0) == d.sealed && table <= 41, "%s: flags, or a key table of %d", name, table)
+	d.want(zero(h[76:80]) && zero(h[80+96*table:4088]) && zero(t[144:248]), "%s: what is kept zero", name)
+	keys, origins := d.origins(name, h, kind)
 	d.want(le.Uint32(h[12:]) == 4096 && le.Uint32(t[28:]) == 4096 && le.Uint64(t[32:]) == uint64(len(b)), "%s: lengths", name)
 	d.want(hex.EncodeToString(h[16:32]) == d.repository && hex.EncodeToString(h[32:48]) == id && hex.EncodeToString(t[40:56]) == id, "%s: IDs", name)
 	d.want(bytes.Equal(h[48:64], t[56:72]) && bytes.Equal(h[64:72], t[72:80]), "%s: run and time", name)
 	d.want(xxhash.Sum64(h[:4088]) == le.Uint64(h[4088:]) && xxhash.Sum64(t[:248]) == le.Uint64(t[248:]), "%s: checksums", name)
 	records, at, n := int(le.Uint32(t[12:])), int(le.Uint64(t[16:])), int(le.Uint32(t[24:]))
-	d.want(n == 56*records && at >= 4096 && at+n <= len(b)-256, "%s: footer at %d+%d", name, at, n)
+	d.want(n == 56*records+int(overhead) && at >= 4096 && at+n <= len(b)-256, "%s: footer at %d+%d", name, at, n)
 	footer, key := b[at:at+n], derive("platter 2026 segment footer digest", d.structure)
 	d.want(bytes.Equal(keyed(key, h), t[80:112]), "%s: digest of the header", name)
 	d.want(bytes.Equal(keyed(key, footer, t[:112]), t[112:144]), "%s: digest of the footer", name)
 	d.want(zero(b[at+n:len(b)-256]), "%s: padding", name)
+	if d.sealed {
+		footer = d.decrypt(name, derive("platter 2026 segment footer", join(d.structure, h[32:48])), make([]byte, 12), footer, nil)
+	}
 	off := 4096
 	for i := range records {
 		e := footer[56*i:][:56]
 		plain, stored := int(le.Uint32(e[40:])), int(le.Uint32(e[44:]))
 		rec, payload := b[off:off+16], b[off+16:off+16+stored]
-		d.want(e[48] == kind && rec[0] == kind && e[49] == rec[1] && zero(e[50:52]) && zero(rec[2:4]), "%s: record %d", name, i)
+		d.want(e[48] == kind && rec[0] == kind && e[49] == rec[1] && bytes.Equal(e[50:52], rec[2:4]) && (d.sealed || zero(rec[2:4])), "%s: record %d", name, i)
 		d.want(int(le.Uint32(rec[4:])) == plain && int(le.Uint32(rec[8:])) == stored, "%s: lengths of record %d", name, i)
-		d.want(int(le.Uint32(rec[12:])) == i && int(le.Uint32(e[52:])) == i, "%s: number of record %d", name, i)
+		number, origin := int(le.Uint32(rec[12:])), int(le.Uint16(rec[2:]))
+		d.want((number == i || origin > 0) && int(le.Uint32(e[52:])) == number, "%s: number of record %d", name, i)
 		d.want(xxhash.Sum64(payload) == le.Uint64(e[32:]), "%s: checksum of record %d", name, i)
-		d.want(plain > 0 && plain <= 4<<20 && stored <= plain && rec[1] <= 1, "%s: record %d of %d bytes in %d", name, i, plain, stored)
+		d.want(plain > 0 && plain <= 4<<20 && stored <= plain+int(overhead) && rec[1] <= 1, "%s: record %d of %d bytes in %d", name, i, plain, stored)
+		if d.sealed {
+			nonce := join(rec[12:16], make([]byte, 8))
+			bound := join(rec[:2], rec[4:12], origins[origin], rec[12:16])
+			payload = d.decrypt(fmt.Sprintf("%s: record %d", name, i), keys[origin], nonce, payload, bound)
+		}
 		if rec[1] == 1 {
 			payload = d.lz4(payload, plain)
 		}

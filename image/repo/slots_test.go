@@ -138,6 +138,7 @@ func TestWriteOnlySlotsOpenWithoutTheDataKey(t *testing.T) {
 // A rotation that dies before or after any of its operations leaves a
 // repository that opens, and can be done again.
 func TestRotationDiesAnywhereAndNothingIsLost(t *testing.T) {
+	// D36.
 	_, start := newSealed(t)
 	begin := contents(t, start)
 	for _, rule := range []faulty.Rule{
@@ -280,9 +281,11 @@ func TestAddedSlotsAreProved(t *testing.T) {
 			}
 			return d.PassphraseSlot([]byte("new"), "")
 		}, newPassword},
-		"a short key file": {func(d *keys.Domain) (string, []byte, error) { return d.KeyFileSlot(make([]byte, keys.MinKeyFile-1), "") }, nil},
-		"no recipient":     {AgeSlot("age1nonsense", ""), nil},
-		"a secret key":     {AgeSlot("AGE-SECRET-KEY-1QQQQ", ""), nil},
+		"a short key file": {func(d *keys.Domain) (string, []byte, error) {
+			return d.KeyFileSlot(make([]byte, keys.MinKeyFile-1), "")
+		}, nil},
+		"no recipient": {AgeSlot("age1nonsense", ""), nil},
+		"a secret key": {AgeSlot("AGE-SECRET-KEY-1QQQQ", ""), nil},
 	} {
 		_, err := r.AddSlot(t.Context(), r.Keys, tt.slot, tt.proof)
 		if err == nil || strings.Contains(err.Error(), "QQQ") {
@@ -332,6 +335,7 @@ func TestSealedConfigCannotBeChanged(t *testing.T) {
 // A repository in clear that takes the place of an encrypted one, under its ID
 // and the fingerprint of its keys, is another one.
 func TestPlainRepositoryInThePlaceOfASealedOne(t *testing.T) {
+	// D37.
 	sealed, _ := newSealed(t)
 	plain, st := newRepo(t)
 	rewrite(t, st, nil, keys.KindConfig, "config", func(m map[string]any) { m["repository"] = sealed.Config.Repository }, nil)

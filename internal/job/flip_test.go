@@ -27,6 +27,14 @@ import (
 // long reports whether the campaigns of hours are asked for.
 func long() bool { return os.Getenv("PLATTER_TEST_LONG") != "" }
 
+// sweep skips a test of many like steps where only races are looked for.
+func sweep(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("short")
+	}
+}
+
 // An exhibit is a small repository that holds one of everything, what its
 // images contain, and a catalog that was up to date before anything happened
 // to it.
@@ -34,16 +42,40 @@ type exhibit struct {
 	objects map[string][]byte
 	want    map[image.ImageID][]byte
 	env     *Env // on the whole repository
+	unlock  *keys.Credentials
+}
+
+// open opens a store that holds the exhibit, or what became of it.
+func (x *exhibit) open(st store.Store) (*repo.Repo, error) {
+	return repo.Unlock(context.Background(), st, x.unlock)
 }
 
 // newExhibit makes the images of two volumes on several nights, one pruned, a
 // condemned list, a damaged record with its note, and a lease.
 func newExhibit(t *testing.T) *exhibit {
 	t.Helper()
+	return exhibitIn(t, newEnv(t, 4<<10), nil)
+}
+
+// newSealedExhibit makes an encrypted one, opened by a key file: that costs
+// nothing, and a password a tenth of a second.
+func newSealedExhibit(t *testing.T) *exhibit {
+	t.Helper()
+	k := &keys.Credentials{KeyFile: bytes.Repeat([]byte("key file "), 8)}
+	r, err := repo.Init(context.Background(), mem.New(), repo.InitOptions{
+		BlockSize: 4 << 10, IDAlgorithm: algorithm(), Encryption: &repo.Encryption{KeyFile: k.KeyFile},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return exhibitIn(t, envOf(t, r), k)
+}
+
+func exhibitIn(t *testing.T, env *Env, unlock *keys.Credentials) *exhibit {
+	t.Helper()
 	ctx := context.Background()
-	env := newEnv(t, 4<<10)
 	clock(env)
-	x := &exhibit{objects: map[string][]byte{}, want: map[image.ImageID][]byte{}, env: env}
+	x := &exhibit{objects: map[string][]byte{}, want: map[image.ImageID][]byte{}, env: env, unlock: unlock}
 	rng := seeded(t, 11)
 	a := &disk{name: "a", data: make([]byte, 131*4096+777)} // a map of two levels
 	b := &disk{name: "b", data: make([]byte, 9*4096+1)}
@@ -140,10 +172,10 @@ func known(err error) bool {
 // must tell. It reports what was lost.
 func (x *exhibit) try(changes map[string][]byte) (lost bool, err error) {
 	st := x.with(changes)
-	r, err := repo.Open(context.Background(), st)
+	r, err := x.open(st)
 	if err != nil {
 		opening := func(name string) bool { return name == "config" || strings.HasPrefix(name, "keys/") }
-		if !slices.ContainsFunc(slices.Collect(maps.Keys(changes)), opening) || !known(err) && !errors.Is(err, repo.ErrNoRepository) {
+		if !slices.ContainsFunc(slices.Collect(maps.Keys(changes)), opening) || !known(err) && !errors.Is(err, repo.ErrNoRepository) && (x.unlock == nil || !errors.Is(err, keys.ErrCredentials)) {
 			return true, fmt.Errorf("open: %w", err)
 		}
 		return true, nil
@@ -258,17 +290,25 @@ func flipped(object []byte, i int, bits byte) []byte {
 }
 
 func TestEveryFlippedByteOfARepository(t *testing.T) {
+	sweep(t)
 	// D6, D7, D9, D30. make test tries a sample, PLATTER_TEST_LONG=1 every byte.
-	x := newExhibit(t)
+	flipEveryByte(t, newExhibit(t), 12)
+}
+
+func TestEveryFlippedByteOfASealedRepository(t *testing.T) {
+	flipEveryByte(t, newSealedExhibit(t), 5)
+}
+
+func flipEveryByte(t *testing.T, x *exhibit, most int) {
+	t.Helper()
 	rng := seeded(t, 21)
 	tried, lost := 0, 0
 	for _, name := range x.names("") {
 		object := x.objects[name]
-		most := 12
-		if long() {
-			most = len(object)
-		}
 		stride := max(1, len(object)/most)
+		if long() {
+			stride = 1
+		}
 		for i := rng.IntN(stride); i < len(object); i += stride {
 			bits := byte(1 << rng.IntN(8))
 			tried++
@@ -292,11 +332,19 @@ func cuts(name string, n int) []int {
 	return slices.DeleteFunc(slices.Compact(list), func(c int) bool { return c < 0 || c >= n })
 }
 
-func TestEveryTruncationOfARepository(t *testing.T) {
-	x := newExhibit(t)
+func TestEveryTruncationOfARepository(t *testing.T) { cutEverywhere(t, newExhibit(t), 1) }
+
+func TestTruncationsOfASealedRepository(t *testing.T) { cutEverywhere(t, newSealedExhibit(t), 4) }
+
+// cutEverywhere tries every nth cut of each object, all if long.
+func cutEverywhere(t *testing.T, x *exhibit, nth int) {
+	t.Helper()
 	for _, name := range x.names("") {
 		object := x.objects[name]
-		for _, n := range cuts(name, len(object)) {
+		for i, n := range cuts(name, len(object)) {
+			if i%nth != 0 && !long() {
+				continue
+			}
 			lost := x.mustTry(t, fmt.Sprintf("%s cut to %d of %d bytes", name, n, len(object)), map[string][]byte{name: bytes.Clone(object[:n:n])})
 			if strings.HasPrefix(name, "images/") && !lost {
 				t.Errorf("%s cut to %d bytes: nothing is lost", name, n)
@@ -308,7 +356,16 @@ func TestEveryTruncationOfARepository(t *testing.T) {
 }
 
 func TestEveryObjectOfARepositoryDeletedOrSwapped(t *testing.T) {
-	x := newExhibit(t)
+	sweep(t)
+	deleteAndSwap(t, newExhibit(t))
+}
+
+func TestEveryObjectOfASealedRepositoryDeletedOrSwapped(t *testing.T) {
+	deleteAndSwap(t, newSealedExhibit(t))
+}
+
+func deleteAndSwap(t *testing.T, x *exhibit) {
+	t.Helper()
 	all := x.names("")
 	for _, name := range all {
 		lost := x.mustTry(t, name+" deleted", map[string][]byte{name: nil})
@@ -328,6 +385,7 @@ func TestEveryObjectOfARepositoryDeletedOrSwapped(t *testing.T) {
 }
 
 func TestObjectsOfAnotherRepositoryAreRefused(t *testing.T) {
+	sweep(t)
 	x, y := newExhibit(t), newExhibit(t)
 	for _, prefix := range []string{"segments/", "images/", "leases/", "trash/images/", "trash/segments/", "trash/damaged/"} {
 		ours, theirs := x.names(prefix), y.names(prefix)
@@ -338,6 +396,7 @@ func TestObjectsOfAnotherRepositoryAreRefused(t *testing.T) {
 }
 
 func TestDamageIsHealedByTheNextBackup(t *testing.T) {
+	sweep(t)
 	// D11: after a verification that found it, the same content is stored again,
 	// and every image is whole, also with a catalog made anew.
 	x := newExhibit(t)
@@ -436,6 +495,7 @@ func TestSegmentThatLostItsFooterIsNoHit(t *testing.T) {
 }
 
 func TestRestoreOfADamagedRepositoryWritesNothingWrong(t *testing.T) {
+	sweep(t)
 	x := newExhibit(t)
 	rng := seeded(t, 24)
 	n := 1

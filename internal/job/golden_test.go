@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -17,6 +18,7 @@ import (
 
 	"platter/catalog"
 	"platter/image"
+	"platter/image/keys"
 	"platter/image/repo"
 	"platter/image/store/dir"
 	"platter/image/store/mem"
@@ -26,22 +28,33 @@ import (
 // Golden repositories were written once and stay as they are: each one in a
 // directory of its own, its objects below repo/, and in images.txt a line for
 // each image: its ID, volume, number, length and the SHA-256 of its content.
+// Beside an encrypted one lie a password, a key file and an age identity, each
+// of which opens it.
 const golden = "../../image/testdata/golden"
 
 // TestGoldenWrite makes a new golden repository, v1-plain or with
-// PLATTER_TEST_XXH8=1 v1-xxh8, when PLATTER_TEST_GOLDEN=write asks for it. One
-// that is there is never replaced.
+// PLATTER_TEST_XXH8=1 v1-xxh8, when PLATTER_TEST_GOLDEN=write asks for it, and
+// v1-sealed when it says sealed. One that is there is never replaced.
 func TestGoldenWrite(t *testing.T) {
-	if os.Getenv("PLATTER_TEST_GOLDEN") != "write" {
-		t.Skip("set PLATTER_TEST_GOLDEN=write to make a golden repository")
-	}
 	name := "v1-plain"
 	if algorithm() == image.IDAlgorithm8 {
 		name = "v1-xxh8"
 	}
-	x := newExhibit(t)
+	var x *exhibit
+	switch os.Getenv("PLATTER_TEST_GOLDEN") {
+	case "write":
+		x = newExhibit(t)
+	case "sealed":
+		name = "v1-sealed"
+		x = newSealedExhibit(t)
+	default:
+		t.Skip("set PLATTER_TEST_GOLDEN=write or sealed to make a golden repository")
+	}
 	if err := os.Mkdir(filepath.Join(golden, name), 0o755); err != nil {
 		t.Fatal(err) // there already
+	}
+	if x.unlock != nil {
+		giveKeys(t, x, filepath.Join(golden, name))
 	}
 	for object, data := range x.objects {
 		path := filepath.Join(golden, name, "repo", filepath.FromSlash(object))
@@ -58,6 +71,72 @@ func TestGoldenWrite(t *testing.T) {
 	}
 	if err := os.WriteFile(filepath.Join(golden, name, "images.txt"), []byte(strings.Join(lines, "")), 0o644); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// giveKeys lets a password and an age identity open the exhibit too, and an
+// agent's key file for writing only, and puts all of them into path.
+func giveKeys(t *testing.T, x *exhibit, path string) {
+	t.Helper()
+	identity, recipient, err := keys.NewRecovery()
+	if err != nil {
+		t.Fatal(err)
+	}
+	agent := bytes.Repeat([]byte("agent "), 8)
+	for file, content := range map[string][]byte{"password": passphrase, "key": x.unlock.KeyFile, "agent-key": agent, "identity": []byte(identity + "\n")} {
+		if err := os.WriteFile(filepath.Join(path, file), content, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	add := func(d *keys.Domain, slot repo.NewSlot) {
+		name, err := x.env.Repo.AddSlot(context.Background(), d, slot, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		x.objects[name] = must(x.env.Repo.Store.Get(context.Background(), name, keys.MaxObject))
+	}
+	d := x.env.Repo.Keys
+	add(d, func(d *keys.Domain) (string, []byte, error) { return d.PassphraseSlot(passphrase, "password") })
+	add(d, repo.AgeSlot(recipient, "recovery key"))
+	add(d.WriteOnly(), func(d *keys.Domain) (string, []byte, error) { return d.KeyFileSlot(agent, "agent") })
+}
+
+// goldenKeys returns what opens a golden repository, by the file that holds it;
+// of one in clear, nothing.
+func goldenKeys(t *testing.T, name string) map[string]*keys.Credentials {
+	t.Helper()
+	read := func(file string) []byte { return must(os.ReadFile(filepath.Join(golden, name, file))) }
+	if _, err := os.Stat(filepath.Join(golden, name, "key")); err != nil {
+		return map[string]*keys.Credentials{"key": nil}
+	}
+	return map[string]*keys.Credentials{
+		"password": {Passphrase: read("password")}, "key": {KeyFile: read("key")},
+		"identity": {Identities: must(keys.ParseIdentities(string(read("identity"))))},
+	}
+}
+
+func TestGoldenSealedRepositoryOpensWithEachOfItsKeys(t *testing.T) {
+	st := inMemory(t, "v1-sealed")
+	for file, k := range goldenKeys(t, "v1-sealed") {
+		r, err := repo.Unlock(context.Background(), st, k)
+		if err != nil {
+			t.Errorf("%s: %v", file, err)
+			continue
+		}
+		checkGolden(t, "v1-sealed", &Env{Repo: r, Memory: 8 << 20, Host: "host"})
+	}
+	agent := must(os.ReadFile(filepath.Join(golden, "v1-sealed", "agent-key")))
+	r, err := repo.Unlock(context.Background(), st, &keys.Credentials{KeyFile: agent})
+	if err != nil || r.Keys.CanRead() {
+		t.Fatalf("the agent's key: %v, reads %v", err, r.Keys.CanRead())
+	}
+	if _, err := repo.Open(context.Background(), st); !errors.Is(err, keys.ErrCredentials) {
+		t.Errorf("without a key: %v", err)
+	}
+	for _, s := range must(r.KeySlots(context.Background())) {
+		if s.Problem != nil || s.WriteOnly != (s.Label == "agent") {
+			t.Errorf("slot %s, %q: %v, write-only %v", s.Name, s.Label, s.Problem, s.WriteOnly)
+		}
 	}
 }
 
@@ -136,7 +215,7 @@ func TestGoldenRepositoriesStillOpen(t *testing.T) {
 	ctx := context.Background()
 	for _, name := range goldens(t) {
 		st := inMemory(t, name)
-		r, err := repo.Open(ctx, st)
+		r, err := repo.Unlock(ctx, st, goldenKeys(t, name)["key"])
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue
@@ -181,7 +260,7 @@ func TestGoldenRepositoriesOpenAsDirectories(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r, err := repo.Open(ctx, st)
+		r, err := repo.Unlock(ctx, st, goldenKeys(t, name)["key"])
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -76,16 +77,36 @@ func TestSealedRepositoryShowsNoContent(t *testing.T) {
 	d := &disk{name: "secretdisk", data: bytes.Repeat(secret, 50000)}
 	m := mustBackup(t, env, d, BackupOptions{Tags: []string{"secrettag"}}).Image
 	forget(t, env, mustBackup(t, env, d, BackupOptions{}).Image)
+	once := &disk{name: "secretonce", data: make([]byte, 4096)}
+	random(seeded(t, 27), once.data)
+	forget(t, env, mustBackup(t, env, once, BackupOptions{}).Image)
 	mustCollect(t, env, CollectOptions{Grace: time.Hour})
+	f := footers(t, env.Repo, segment.Data)[0]
+	if err := env.Repo.NoteDamage(context.Background(), []image.ID{f.Records[0].ID}, []image.Location{{Segment: f.ID}}); err != nil {
+		t.Fatal(err)
+	}
+	lease := must(env.Repo.Acquire(context.Background(), repo.LeaseBackup, [16]byte{1}))
+	defer lease.Release(context.Background())
 	page := must(env.reader().Page(context.Background(), m.Root, m.RootAt))
-	needles := [][]byte{secret[:12], []byte("secretdisk"), []byte("secrettag"), m.Root[:8], m.Root[8:20], page.Entries[0][:8], page.Entries[0][8:20]}
+	needles := [][]byte{secret[:12], []byte("secret"), []byte(`"host"`), []byte(`"boot"`), f.Records[0].ID[:8], f.Records[0].ID[8:20], m.Root[:8], m.Root[8:20], page.Entries[0][:8], page.Entries[0][8:20]}
+	for _, id := range []image.ID{m.Root, page.Entries[0], f.Records[0].ID} {
+		needles = append(needles, []byte(id.String()[:16]))
+	}
+	kinds := map[string]bool{}
 	eachObject(t, env.Repo.Store, func(name string, object []byte) {
+		kind, _, _ := strings.Cut(strings.TrimPrefix(name, "trash/"), "/")
+		kinds[kind+name[:2]] = true
 		for _, n := range needles {
-			if bytes.Contains(object, n) {
+			if bytes.Contains(object, n) || strings.Contains(name, string(n)) {
 				t.Errorf("%s holds %q in clear", name, n)
 			}
 		}
 	})
+	for _, k := range []string{"configco", "keyske", "segmentsse", "imagesim", "leasesle", "imagestr", "segmentstr", "damagedtr"} {
+		if !kinds[k] {
+			t.Errorf("no object of kind %s was looked at: %v", k, kinds)
+		}
+	}
 }
 
 func eachObject(t *testing.T, st store.Store, f func(name string, object []byte)) {
