@@ -40,7 +40,7 @@ type imager struct {
 
 // work deals with chunks until there are no more.
 func (m *imager) work(ctx context.Context, chunks <-chan chunk) error {
-	w := &worker{imager: m, hasher: m.env.Repo.Hasher(), codec: m.env.Repo.Codec()}
+	w := &worker{imager: m, hasher: m.env.Repo.Hasher(), codec: m.env.Repo.Codec(), arena: make([]byte, 0, m.pool.BufferSize())}
 	for {
 		select {
 		case c, ok := <-chunks:
@@ -64,6 +64,8 @@ type worker struct {
 	ids    []image.ID       // of the blocks that are neither zero nor the parent's
 	at     []image.Location // where the catalog has them
 	entry  []int            // their entries in the leaf
+	fresh  []encoded        // those of them that nobody has, encoded
+	arena  []byte           // their payloads
 }
 
 func (w *worker) chunk(ctx context.Context, c chunk) error {
@@ -170,20 +172,35 @@ func (w *worker) place(ctx context.Context, c chunk, buf []byte) error {
 			w.counts.known.Add(int64(len(p)))
 			continue
 		}
-		if err := w.store(id, s, p); err != nil {
+		if err := w.encode(id, s, p); err != nil {
 			return err
 		}
 		w.counts.fresh.Add(int64(len(p)))
 	}
-	return nil
+	return w.keep()
 }
 
-func (w *worker) store(id image.ID, s *stored, p []byte) error {
+// encode puts a block with those that keep stores.
+func (w *worker) encode(id image.ID, s *stored, p []byte) error {
 	payload, flags, err := w.codec.Encode(p)
 	if err != nil {
 		return err
 	}
-	return w.data.add(s, segment.Record{ID: id, Plain: uint32(len(p)), Flags: flags}, payload, nil)
+	from := len(w.arena)
+	w.arena = append(w.arena, payload...)
+	w.fresh = append(w.fresh, encoded{stored: s, record: segment.Record{ID: id, Plain: uint32(len(p)), Flags: flags}, payload: w.arena[from:]})
+	return nil
+}
+
+// keep stores the chunk's new blocks.
+func (w *worker) keep() error {
+	if len(w.fresh) == 0 {
+		return nil
+	}
+	err := w.data.add(w.fresh...)
+	clear(w.fresh)
+	w.fresh, w.arena = w.fresh[:0], w.arena[:0]
+	return err
 }
 
 // mapper makes the block map out of finished steps.
@@ -268,6 +285,6 @@ func (m *mapper) emit(level int, p *image.Page) (image.ID, image.Location, error
 		return id, s.at, fmt.Errorf("map page: %w", err)
 	}
 	keep := *p
-	err = m.pages.add(s, segment.Record{ID: id, Plain: uint32(len(m.plain)), Flags: flags}, payload, &keep)
+	err = m.pages.add(encoded{s, segment.Record{ID: id, Plain: uint32(len(m.plain)), Flags: flags}, payload, &keep})
 	return id, s.at, err
 }

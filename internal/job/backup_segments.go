@@ -89,37 +89,46 @@ func (w *segmentWriter) claim(id image.ID) (s *stored, mine bool) {
 	return s, true
 }
 
-// known returns what this run has claimed of id, or nil.
-func (w *segmentWriter) known(id image.ID) *stored {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.pending[id]
+// An encoded block or page is claimed and ready to be stored.
+type encoded struct {
+	stored  *stored
+	record  segment.Record
+	payload []byte
+	page    *image.Page // of a page segment, else nil
 }
 
-// add stores the encoded payload of a claimed block or page. p is the page in
-// a page segment, else nil.
-func (w *segmentWriter) add(s *stored, r segment.Record, payload []byte, p *image.Page) error {
-	fits := func(b *segment.Builder) bool { return b.Fits(len(payload)) }
-	return w.put(s, len(payload), p, fits, func(b *segment.Builder) uint32 { return b.Add(r, payload) })
+// add stores claimed blocks or pages one behind the other, so that what is
+// read together later lies together.
+func (w *segmentWriter) add(list ...encoded) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, e := range list {
+		fits := func(b *segment.Builder) bool { return b.Fits(len(e.payload)) }
+		if err := w.room(fits); err != nil {
+			return err
+		}
+		w.list(e, w.open.Add(e.record, e.payload))
+	}
+	return nil
 }
 
 // move stores a claimed record of another segment as it is.
 func (w *segmentWriter) move(s *stored, m *segment.Moved, p *image.Page) error {
-	fits := func(b *segment.Builder) bool { return b.FitsMoved(m) }
-	return w.put(s, len(m.Payload), p, fits, func(b *segment.Builder) uint32 { return b.AddMoved(m) })
-}
-
-func (w *segmentWriter) put(s *stored, payload int, p *image.Page, fits func(*segment.Builder) bool, add func(*segment.Builder) uint32) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if err := w.room(fits); err != nil {
+	if err := w.room(func(b *segment.Builder) bool { return b.FitsMoved(m) }); err != nil {
 		return err
 	}
-	s.at = image.Location{Segment: w.open.ID(), Record: add(w.open.Builder)}
-	close(s.done)
-	w.open.pages = append(w.open.pages, p)
-	w.open.payload += int64(payload)
+	w.list(encoded{stored: s, payload: m.Payload, page: p}, w.open.AddMoved(m))
 	return nil
+}
+
+// list keeps what is known of a record that the open segment took.
+func (w *segmentWriter) list(e encoded, record uint32) {
+	e.stored.at = image.Location{Segment: w.open.ID(), Record: record}
+	close(e.stored.done)
+	w.open.pages = append(w.open.pages, e.page)
+	w.open.payload += int64(len(e.payload))
 }
 
 // room makes the open segment one that a payload fits in. The caller holds the
