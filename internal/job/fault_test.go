@@ -194,6 +194,7 @@ func (s *tale) check() error {
 }
 
 func TestEveryStoreOperationFailsOnce(t *testing.T) {
+	sweep(t)
 	// D1, D3, D8, D17 to D22. make test tries a sample, PLATTER_TEST_LONG=1 all.
 	whole := newTale(t)
 	if err := whole.run(); err != nil || len(whole.problems) > 0 {
@@ -236,6 +237,7 @@ func TestEveryStoreOperationFailsOnce(t *testing.T) {
 }
 
 func TestEveryOperationOfAKindFails(t *testing.T) {
+	sweep(t)
 	// A store that does not do a thing at all until somebody mends it.
 	for _, rule := range []faulty.Rule{
 		{Kind: faulty.Put, Prefix: "segments/"}, {Kind: faulty.Put, Prefix: "images/"}, {Kind: faulty.Put, Prefix: "leases/"},
@@ -257,6 +259,7 @@ func TestEveryOperationOfAKindFails(t *testing.T) {
 }
 
 func TestFullStore(t *testing.T) {
+	sweep(t)
 	// D8: a backup that finds no room fails; what was there is untouched, and
 	// the next one needs only the rest.
 	whole := newTale(t)

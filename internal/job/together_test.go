@@ -240,6 +240,9 @@ func (s *town) live(rounds int) {
 func TestManyMachinesInOneRepository(t *testing.T) {
 	// D17 to D22, with leases alone between a backup and a collection.
 	seeds, rounds := 2, 40
+	if testing.Short() {
+		seeds = 1
+	}
 	if long() {
 		seeds, rounds = 20, 500
 	}
