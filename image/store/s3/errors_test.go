@@ -259,6 +259,11 @@ func TestProbe(t *testing.T) {
 		t.Errorf("one that overwrites: got %v, want ErrUnconditional", err)
 	}
 	proxy.Heal()
+	proxy.Fail(s3test.Rule{Method: "PUT", Key: "-2", Fault: s3test.NoCondition})
+	if err := open(t, config).Probe(t.Context()); !errors.Is(err, s3.ErrUnconditional) {
+		t.Errorf("one that overwrites when several come at once: got %v, want ErrUnconditional", err)
+	}
+	proxy.Heal()
 	proxy.Fail(s3test.Rule{Method: "GET", Fault: s3test.WholeObject})
 	config.Patience = 200 * time.Millisecond
 	wantText(t, open(t, config).Probe(t.Context()), "range")

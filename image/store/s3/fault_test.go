@@ -195,13 +195,20 @@ func everyFault(f func(s3test.Fault)) {
 func TestFaultsThatPassAreNotNoticed(t *testing.T) {
 	t.Parallel()
 	server := s3test.Start(t)
-	for nth := 1; nth <= 2; nth++ {
+	last := 2
+	if testing.Short() {
+		last = 1
+	}
+	for nth := 1; nth <= last; nth++ {
 		everyFault(func(f s3test.Fault) { try(t, server, f, nth, time.Minute) })
 	}
 }
 
 func TestFaultsThatStayNeverPassForSuccess(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("it waits for many a store to lose its patience")
+	}
 	server := s3test.Start(t)
 	everyFault(func(f s3test.Fault) { try(t, server, f, 0, 500*time.Millisecond) })
 }

@@ -37,6 +37,9 @@ func mixed() []s3test.Fault {
 func TestMixOfFaults(t *testing.T) {
 	t.Parallel()
 	seed, ops := uint64(1), 150
+	if testing.Short() {
+		ops = 40
+	}
 	if os.Getenv("PLATTER_TEST_LONG") != "" {
 		seed, ops = uint64(time.Now().UnixNano()), 20_000
 	}

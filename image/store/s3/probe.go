@@ -2,10 +2,12 @@ package s3
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/minio/minio-go/v7"
@@ -14,28 +16,14 @@ import (
 )
 
 // Probe finds out whether the server does what a repository relies on: that it
-// refuses to overwrite an object, gives back what was put, ranges of it too,
-// and lists it at once. It leaves nothing behind. Its errors say what to do.
+// refuses to overwrite an object, also when several come at once, gives back
+// what was put, ranges of it too, and lists it at once. It leaves nothing
+// behind. Its errors say what to do.
 func (s *Store) Probe(ctx context.Context) error {
-	probe := newUpload("", nil)
-	name := "probe-" + probe.mark
-	first := bytes.Repeat([]byte(probe.mark), 300)
-	if err := s.Put(ctx, name, first); err != nil {
-		return fmt.Errorf("probe: %w", err)
-	}
-	err := s.probe(ctx, name, first)
-	// Also when it was interrupted.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), firstPatience)
-	defer cancel()
-	if rmErr := s.Delete(ctx, name); rmErr != nil && err == nil {
-		err = rmErr
-	}
-	if err == nil {
-		if _, err = s.Head(ctx, name); err == nil {
-			err = errors.New("what was deleted is still there")
-		} else if errors.Is(err, store.ErrNotFound) {
-			err = nil
-		}
+	name := "probe-" + newUpload("", nil).mark
+	err := s.probe(ctx, name)
+	if removeErr := s.probeDelete(ctx, name); err == nil {
+		err = removeErr
 	}
 	if err != nil {
 		return fmt.Errorf("probe %s: %w", s.Location(), err)
@@ -43,7 +31,69 @@ func (s *Store) Probe(ctx context.Context) error {
 	return nil
 }
 
-func (s *Store) probe(ctx context.Context, name string, first []byte) error {
+func (s *Store) probe(ctx context.Context, name string) error {
+	first := bytes.Repeat([]byte(name), 300)
+	if err := s.Put(ctx, name, first); err != nil {
+		return err
+	}
+	if err := s.probeObject(ctx, name, first); err != nil {
+		return err
+	}
+	if err := s.probeList(ctx, name); err != nil {
+		return err
+	}
+	return s.probeRace(ctx, name)
+}
+
+// probeDelete removes what the probe made, also when that was interrupted.
+func (s *Store) probeDelete(ctx context.Context, name string) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), firstPatience)
+	defer cancel()
+	var first error
+	for _, name := range append(raceNames(name), name) {
+		if err := s.Delete(ctx, name); err != nil && !errors.Is(err, store.ErrNotFound) {
+			first = cmp.Or(first, err)
+		}
+	}
+	if first != nil {
+		return first
+	}
+	if _, err := s.Head(ctx, name); !errors.Is(err, store.ErrNotFound) {
+		return errors.Join(errors.New("what was deleted is still there"), err)
+	}
+	return nil
+}
+
+const racers = 4
+
+func raceNames(name string) []string { return []string{name + "-1", name + "-2", name + "-3"} }
+
+// probeRace puts several objects under one name at once: some servers look for
+// an object first and write later.
+func (s *Store) probeRace(ctx context.Context, name string) error {
+	for _, name := range raceNames(name) {
+		var wg sync.WaitGroup
+		errs := make([]error, racers)
+		for i := range errs {
+			wg.Go(func() { errs[i] = s.Put(ctx, name, fmt.Append(nil, i)) })
+		}
+		wg.Wait()
+		won := 0
+		for _, err := range errs {
+			if err == nil {
+				won++
+			} else if !errors.Is(err, store.ErrExists) {
+				return err
+			}
+		}
+		if won != 1 {
+			return fmt.Errorf("%d of %d writes to one name at once had success: %w", won, racers, ErrUnconditional)
+		}
+	}
+	return nil
+}
+
+func (s *Store) probeObject(ctx context.Context, name string, first []byte) error {
 	second := slices.Repeat([]byte("second"), 100)
 	switch err := s.Put(ctx, name, second); {
 	case err == nil:
@@ -65,7 +115,7 @@ func (s *Store) probe(ctx context.Context, name string, first []byte) error {
 	if !bytes.Equal(part, first[1234:][:1000]) {
 		return errors.New("a range came back with other bytes than were put there")
 	}
-	return s.probeList(ctx, name)
+	return nil
 }
 
 func (s *Store) probeList(ctx context.Context, name string) error {
