@@ -41,6 +41,7 @@ demo: ## image, change, restore and boot a small disk, and show how it went
 
 test: ## run all tests (under 15 minutes on two cores)
 	@.ci/setup test
+	@go test -count 1 -timeout 20m ./image/store/s3/s3test # builds the server for S3 once
 	@$(MAKE) --no-print-directory --keep-going vet unit narrow race
 
 vet:

@@ -12,8 +12,7 @@ import (
 
 	"platter/image"
 	"platter/image/repo"
-	"platter/image/store/dir"
-	"platter/image/store/vfs"
+	"platter/image/store/location"
 	"platter/internal/job"
 )
 
@@ -22,18 +21,19 @@ import (
 const testAlgorithm = "PLATTER_TEST_XXH8"
 
 func runInit(ctx context.Context, c *call, _ []string) error {
-	path, err := c.repositoryPath()
-	if err != nil {
-		return err
+	if err := location.Check(c.opts.repo); err != nil {
+		return adviseName(err)
 	}
-	if err := vacant(path); err != nil {
-		return err
+	if location.IsPath(c.opts.repo) {
+		if err := vacant(c.opts.repo); err != nil {
+			return err
+		}
 	}
 	sealed, recovery, err := c.encryption(ctx)
 	if err != nil {
 		return err
 	}
-	st, err := dir.Create(path, vfs.OS())
+	st, err := location.Create(ctx, c.opts.repo, c.locationOptions())
 	if err != nil {
 		return fmt.Errorf("init: %w", err)
 	}

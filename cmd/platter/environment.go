@@ -7,15 +7,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
-	"syscall"
 	"time"
 
 	"platter/catalog"
 	"platter/image/keys"
 	"platter/image/repo"
-	"platter/image/store/dir"
-	"platter/image/store/vfs"
+	"platter/image/store/location"
 	"platter/internal/job"
 )
 
@@ -96,15 +93,13 @@ func (c *call) unlock(ctx context.Context) (*repo.Repo, *keys.Credentials, error
 	if err != nil {
 		return nil, nil, advise(fmt.Errorf("open repository: %w", err), unlockAdvice)
 	}
-	path, err := c.repositoryPath()
-	if err != nil {
-		return nil, nil, err
-	}
-	st, err := dir.Open(path, vfs.OS())
+	st, err := location.Open(ctx, c.opts.repo, c.locationOptions())
 	switch {
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR):
-		return nil, nil, advise(fmt.Errorf("open repository %s: %w: there is no such directory", path, repo.ErrNoRepository),
-			"name it with -r or PLATTER_REPOSITORY, or make one: platter init -r %s", path)
+	case errors.Is(err, location.ErrSyntax):
+		return nil, nil, adviseName(err)
+	case errors.Is(err, location.ErrMissing):
+		return nil, nil, advise(fmt.Errorf("open repository %s: %w: there is no such directory", c.opts.repo, repo.ErrNoRepository),
+			"name it with -r or PLATTER_REPOSITORY, or make one: platter init -r %s", c.opts.repo)
 	case err != nil:
 		return nil, nil, fmt.Errorf("open repository: %w", err)
 	}
@@ -120,12 +115,17 @@ func (c *call) unlock(ctx context.Context) (*repo.Repo, *keys.Credentials, error
 	return r, k, nil
 }
 
-// repositoryPath is the directory that --repo names.
-func (c *call) repositoryPath() (string, error) {
-	if scheme, _, ok := strings.Cut(c.opts.repo, ":"); ok && !strings.Contains(scheme, "/") && (scheme == "s3" || strings.Contains(c.opts.repo, "://")) {
-		return "", advise(usagef("repository %q: this version keeps repositories in directories", c.opts.repo), "name a directory; for one with a colon in its name, write ./%s", c.opts.repo)
+// locationOptions are for stores that are reached by a network.
+func (c *call) locationOptions() location.Options {
+	return location.Options{
+		UploadLimit: c.opts.limitUpload, DownloadLimit: c.opts.limitDownload,
+		Notify: func(s string) { c.term.notef("platter: %s", s) },
 	}
-	return c.opts.repo, nil
+}
+
+// adviseName is for a name of a repository that cannot be one.
+func adviseName(err error) error {
+	return advise(usagef("%s", err), "name a directory or a bucket; for a directory with a colon in its name, write ./NAME")
 }
 
 // catalogDir is where the catalog of a repository is: where --catalog says, or

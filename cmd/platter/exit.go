@@ -11,6 +11,7 @@ import (
 	"platter/image"
 	"platter/image/keys"
 	"platter/image/repo"
+	"platter/image/store/s3"
 	"platter/internal/job"
 )
 
@@ -47,7 +48,7 @@ var causes = [...]struct {
 	{exitRefused, []error{block.ErrRefused}},
 	{exitCredentials, []error{keys.ErrCredentials, keys.ErrNoDataKey}},
 	{exitLocked, []error{catalog.ErrLocked}},
-	{exitNoRepository, []error{repo.ErrNoRepository}},
+	{exitNoRepository, []error{repo.ErrNoRepository, s3.ErrNoBucket}},
 	{exitUsage, []error{job.ErrUsage, job.ErrConfirm}},
 	{exitFailed, nil},
 	{exitIncomplete, []error{errIncomplete}},

@@ -19,6 +19,8 @@ type options struct {
 	lockWait      time.Duration
 	limitRead     int64 // per second, 0 for none
 	limitWrite    int64
+	limitUpload   int64
+	limitDownload int64
 	json          bool
 	quiet         bool
 	verbose       bool
@@ -106,7 +108,7 @@ const (
 func globalFlags() []flag {
 	return []flag{
 		{
-			"repo", "r", "repository: a directory", "PLATTER_REPOSITORY",
+			"repo", "r", "a directory or s3:URL", "PLATTER_REPOSITORY",
 			func(o *options) pflag.Value { return text("PATH", &o.repo) },
 		},
 		{
@@ -128,6 +130,14 @@ func globalFlags() []flag {
 		{
 			"limit-write", "", "write no more than this to devices in a second", "",
 			func(o *options) pflag.Value { return rate(&o.limitWrite) },
+		},
+		{
+			"limit-upload", "", "send no more than this to a bucket in a second", "",
+			func(o *options) pflag.Value { return rate(&o.limitUpload) },
+		},
+		{
+			"limit-download", "", "fetch no more than this from a bucket in a second", "",
+			func(o *options) pflag.Value { return rate(&o.limitDownload) },
 		},
 		{
 			"json", "", "print one JSON object per line", "",

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -20,6 +21,8 @@ import (
 	"platter/image/keys"
 	"platter/image/repo"
 	"platter/image/store/dir"
+	"platter/image/store/s3"
+	"platter/image/store/s3/s3test"
 	"platter/image/store/vfs"
 )
 
@@ -30,6 +33,7 @@ func TestMain(m *testing.M) {
 // TestScripts runs the program itself. What the commands below do stands at
 // each of them; the rest is testscript's.
 func TestScripts(t *testing.T) {
+	bucket := sync.OnceValue(func() *s3test.Server { return s3test.Start(t) })
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
 		RequireUniqueNames:  true,
@@ -65,6 +69,7 @@ func TestScripts(t *testing.T) {
 			"tmpfs":  scriptTmpfs,
 			"mount":  scriptMount,
 			"setenv": scriptSetenv,
+			"s3":     func(ts *testscript.TestScript, _ bool, args []string) { scriptS3(ts, bucket(), args) },
 		},
 	})
 }
@@ -241,6 +246,16 @@ func scriptNewer(ts *testscript.TestScript, neg bool, args []string) {
 	object, _, err := r.Keys.Seal(keys.KindConfig, "config", r.Config)
 	ts.Check(errors.Join(err, st.Close()))
 	ts.Check(os.WriteFile(filepath.Join(path, "config"), object, 0o600))
+}
+
+// s3 PREFIX makes a bucket's PREFIX the repository, with the credentials for it.
+// $S3 is then the name of the bucket, and $BUCKET the folder of its objects.
+func scriptS3(ts *testscript.TestScript, server *s3test.Server, args []string) {
+	ts.Setenv("S3", s3.Scheme+server.URL+"/"+s3test.Bucket)
+	ts.Setenv("BUCKET", filepath.Join(server.Dir, s3test.Bucket))
+	ts.Setenv("PLATTER_REPOSITORY", ts.Getenv("S3")+"/"+args[0])
+	ts.Setenv("AWS_ACCESS_KEY_ID", s3test.AccessKey)
+	ts.Setenv("AWS_SECRET_ACCESS_KEY", s3test.SecretKey)
 }
 
 // loop NAME FILE [ARGS...] attaches FILE to a loop device until the script ends
