@@ -69,7 +69,7 @@ func TestScripts(t *testing.T) {
 			"tmpfs":  scriptTmpfs,
 			"mount":  scriptMount,
 			"setenv": scriptSetenv,
-			"s3":     func(ts *testscript.TestScript, _ bool, args []string) { scriptS3(ts, bucket(), args) },
+			"s3":     func(ts *testscript.TestScript, _ bool, args []string) { scriptS3(t, ts, bucket(), args) },
 		},
 	})
 }
@@ -248,10 +248,19 @@ func scriptNewer(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(os.WriteFile(filepath.Join(path, "config"), object, 0o600))
 }
 
-// s3 PREFIX makes a bucket's PREFIX the repository, with the credentials for it.
-// $S3 is then the name of the bucket, and $BUCKET the folder of its objects.
-func scriptS3(ts *testscript.TestScript, server *s3test.Server, args []string) {
-	ts.Setenv("S3", s3.Scheme+server.URL+"/"+s3test.Bucket)
+// s3 PREFIX [SEED] makes a bucket's PREFIX the repository, with the credentials
+// for it. $S3 is then the name of the bucket, and $BUCKET the folder of its
+// objects. With a SEED, one request in eight goes wrong.
+func scriptS3(t *testing.T, ts *testscript.TestScript, server *s3test.Server, args []string) {
+	url := server.URL
+	if len(args) > 1 {
+		seed, err := strconv.ParseUint(args[1], 10, 64)
+		ts.Check(err)
+		proxy := server.Proxy(t)
+		proxy.Random(seed, 1.0/8, s3test.Passing())
+		url = proxy.URL
+	}
+	ts.Setenv("S3", s3.Scheme+url+"/"+s3test.Bucket)
 	ts.Setenv("BUCKET", filepath.Join(server.Dir, s3test.Bucket))
 	ts.Setenv("PLATTER_REPOSITORY", ts.Getenv("S3")+"/"+args[0])
 	ts.Setenv("AWS_ACCESS_KEY_ID", s3test.AccessKey)

@@ -64,6 +64,14 @@ func Faults() []Fault {
 	return list
 }
 
+// Passing returns the faults that a store gets over soon and that it can tell
+// from the truth also where there is no TLS.
+func Passing() []Fault {
+	return slices.DeleteFunc(Faults(), func(f Fault) bool {
+		return slices.Contains([]Fault{HangBefore, HangAfter, StallAnswer, FlipAnswer, NoCondition, TwoWriters}, f)
+	})
+}
+
 // A Rule says which requests go wrong and how.
 type Rule struct {
 	Method string // any if empty
