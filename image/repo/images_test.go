@@ -2,13 +2,13 @@ package repo
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
 	"sync"
 	"testing"
 
-	"platter/block"
 	"platter/image"
 	"platter/image/keys"
 	"platter/image/store"
@@ -315,7 +315,9 @@ func TestParseManifestName(t *testing.T) {
 func FuzzManifest(f *testing.F) {
 	r, st := newRepo(f)
 	m := newManifest(r, "h/a", 1)
-	m.Unreadable = []block.Extent{{Offset: 1, Length: 2}}
+	if err := json.Unmarshal([]byte(`{"unreadable":[{"offset":1,"length":2}]}`), m); err != nil {
+		f.Fatal(err)
+	}
 	name, err := r.Commit(f.Context(), m)
 	if err != nil {
 		f.Fatal(err)
