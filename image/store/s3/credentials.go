@@ -74,8 +74,10 @@ func (s *sources) IsExpired() bool { return s.current == nil || s.current.IsExpi
 // region is the one to sign for. Servers that have only one mostly take the
 // default; one that does not says which it wants.
 func (c *Config) region(host string) string {
-	for _, r := range []string{c.Region, os.Getenv("AWS_REGION"), os.Getenv("AWS_DEFAULT_REGION"), profileRegion(),
-		s3utils.GetRegionFromURL(url.URL{Host: host})} {
+	for _, r := range []string{
+		c.Region, os.Getenv("AWS_REGION"), os.Getenv("AWS_DEFAULT_REGION"), profileRegion(),
+		s3utils.GetRegionFromURL(url.URL{Host: host}),
+	} {
 		if r != "" {
 			return r
 		}

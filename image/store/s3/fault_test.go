@@ -109,7 +109,7 @@ func wrong(err error, right bool) string {
 	return ""
 }
 
-// putTruth: success means that the object is there and right, an error that it
+// putTruth (D2): success means that the object is there and right, an error that it
 // is not there, and ErrNotDurable that nobody knows.
 func putTruth(t *testing.T, direct store.Store, err error) string {
 	if err == nil {

@@ -211,12 +211,18 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) {
 // refusal is an answer that is given in the server's place, or nil.
 func refusal(f Fault) *reply {
 	xml := func(status int, code string) *reply {
-		return &reply{status, http.Header{"Content-Type": {"application/xml"}},
-			fmt.Appendf(nil, "<?xml version=\"1.0\"?><Error><Code>%s</Code><Message>%s</Message></Error>", code, f)}
+		return &reply{
+			status,
+			http.Header{"Content-Type": {"application/xml"}},
+			fmt.Appendf(nil, "<?xml version=\"1.0\"?><Error><Code>%s</Code><Message>%s</Message></Error>", code, f),
+		}
 	}
 	html := func(status int) *reply {
-		return &reply{status, http.Header{"Content-Type": {"text/html"}, "Last-Modified": {"Mon, 02 Jan 2006 15:04:05 GMT"}},
-			[]byte("<html><body>hello</body></html>")}
+		return &reply{
+			status,
+			http.Header{"Content-Type": {"text/html"}, "Last-Modified": {"Mon, 02 Jan 2006 15:04:05 GMT"}},
+			[]byte("<html><body>hello</body></html>"),
+		}
 	}
 	switch f {
 	case ErrorBefore:
