@@ -43,7 +43,7 @@ func TestRenameByLink(t *testing.T) {
 
 // Kernels before 6.5 are asked by mincore.
 func TestCachedWithoutCachestat(t *testing.T) {
-	path, data := filepath.Join(t.TempDir(), "f"), make([]byte, 1<<20+100)
+	path, data := filepath.Join(OnDisk(t), "f"), make([]byte, 1<<20+100)
 	o := OS().(*osFS)
 	w, err := o.Create(path, int64(len(data)))
 	if err != nil {
