@@ -10,7 +10,7 @@ export PLATTER_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/platter-tests
 export BENCH_DIR ?= $(PLATTER_CACHE)/bench
 
 # One package's tests may take so long, the slowest being machines that boot.
-TIMEOUT ?= 10m
+TIMEOUT ?= 20m
 # How long "make fuzz" and "make fuzz-long" try each decoder.
 FUZZTIME ?= 10s
 FUZZTIME_LONG ?= 10m
