@@ -123,25 +123,27 @@ func (v *victim) change(n int) {
 	}
 }
 
-func (v *victim) open() *job.Env {
+// open opens the repository for a look.
+func (v *victim) open() (env *job.Env, closed func()) {
 	v.Helper()
 	st, err := dir.Open(v.path, vfs.OS())
 	if err != nil {
 		v.Fatal(err)
 	}
-	v.Cleanup(func() { st.Close() })
 	r, err := repo.Open(context.Background(), st)
 	if err != nil {
 		v.Fatal(err)
 	}
-	return &job.Env{Repo: r, Memory: 64 << 20, Host: "host"}
+	return &job.Env{Repo: r, Memory: 64 << 20, Host: "host"}, func() { st.Close() }
 }
 
 // check proves what is there. An image not seen before must hold what the disk
 // holds now.
 func (v *victim) check(done bool) {
 	v.Helper()
-	ctx, env := context.Background(), v.open()
+	ctx := context.Background()
+	env, closed := v.open()
+	defer closed()
 	if _, err := job.Verify(ctx, env, job.VerifyOptions{ReadData: true}); err != nil {
 		v.Fatalf("verify: %v", err)
 	}
@@ -230,7 +232,8 @@ func TestKilledAtAnyMoment(t *testing.T) {
 	v.pruning = false
 	v.change(100)
 	v.check(v.kill(time.Minute, backup...))
-	env := v.open()
+	env, closed := v.open()
+	defer closed()
 	images, err := job.Images(context.Background(), env, "")
 	if err != nil {
 		t.Fatal(err)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 
@@ -332,6 +333,7 @@ func FuzzManifest(f *testing.F) {
 	}
 	f.Add(string(payload))
 	f.Add(`{"size":-1}`)
+	f.Add(strings.Replace(string(payload), "{", `{"unreadable":[{"offset":1,"length":2}],`, 1))
 	f.Fuzz(func(t *testing.T, text string) {
 		object, _, err := r.Keys.Seal(keys.KindManifest, name, rawJSON(text))
 		if err != nil {
