@@ -14,6 +14,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 )
 
@@ -27,15 +28,16 @@ type terminal struct {
 	in      io.Reader
 	out     io.Writer
 	err     io.Writer
-	json    bool                                  // results as JSON, one object a line
-	quiet   bool                                  // no progress, no summaries
-	verbose bool                                  // more notices
-	live    bool                                  // err is a terminal: progress may be redrawn
-	asks    bool                                  // in is a terminal too: questions may be asked
-	width   func() int                            // of err, in columns
-	hidden  func(context.Context) ([]byte, error) // a line of in that the screen does not show
-	drawn   bool                                  // a line of progress is on the screen
-	broken  error                                 // first write to out that failed
+	json    bool       // results as JSON, one object a line
+	quiet   bool       // no progress, no summaries
+	verbose bool       // more notices
+	live    bool       // err is a terminal: progress may be redrawn
+	asks    bool       // in is a terminal too: questions may be asked
+	width   func() int // of err, in columns
+	// hidden calls ask, then reads a line of in that the screen does not show.
+	hidden func(ctx context.Context, ask func()) ([]byte, error)
+	drawn  bool  // a line of progress is on the screen
+	broken error // first write to out that failed
 }
 
 // newTerminal is the terminal of the process.
@@ -164,11 +166,12 @@ func (t *terminal) ask(ctx context.Context, question string) (string, error) {
 // secret puts a question and returns the line that answers it, which the screen
 // does not show.
 func (t *terminal) secret(ctx context.Context, question string) ([]byte, error) {
-	t.mu.Lock()
-	t.wipe()
-	fmt.Fprint(t.err, question)
-	t.mu.Unlock()
-	answer, err := t.hidden(ctx)
+	answer, err := t.hidden(ctx, func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		t.wipe()
+		fmt.Fprint(t.err, question)
+	})
 	fmt.Fprintln(t.err)
 	if err != nil && ctx.Err() == nil {
 		err = fmt.Errorf("read the answer: %w", err)
@@ -176,14 +179,21 @@ func (t *terminal) secret(ctx context.Context, question string) ([]byte, error) 
 	return answer, err
 }
 
-// hiddenLine reads a line from the terminal without echo. When ctx ends it
-// leaves the terminal as it was.
-func hiddenLine(ctx context.Context) ([]byte, error) {
+// hiddenLine reads a line from the terminal without echo, which is off before
+// ask is called: nobody types quicker than that. When it returns, also because
+// ctx ended, the terminal is as it was.
+func hiddenLine(ctx context.Context, ask func()) ([]byte, error) {
 	fd := int(os.Stdin.Fd())
-	before, err := term.GetState(fd)
+	before, err := unix.IoctlGetTermios(fd, unix.TCGETS)
 	if err != nil {
 		return nil, err
 	}
+	quiet := *before
+	quiet.Lflag &^= unix.ECHO
+	if err := unix.IoctlSetTermios(fd, unix.TCSETS, &quiet); err != nil {
+		return nil, err
+	}
+	ask()
 	type reply struct {
 		text []byte
 		err  error
@@ -195,9 +205,9 @@ func hiddenLine(ctx context.Context) ([]byte, error) {
 	}()
 	select {
 	case r := <-replies:
-		return r.text, r.err
+		return r.text, errors.Join(r.err, unix.IoctlSetTermios(fd, unix.TCSETS, before))
 	case <-ctx.Done():
-		return nil, errors.Join(context.Cause(ctx), term.Restore(fd, before))
+		return nil, errors.Join(context.Cause(ctx), unix.IoctlSetTermios(fd, unix.TCSETS, before))
 	}
 }
 
