@@ -174,8 +174,12 @@ func TestSetUnion(t *testing.T) {
 
 func TestSetLeavesOutWhatIsNotOnTheDevice(t *testing.T) {
 	for _, e := range []block.Extent{
-		{Offset: 4096, Length: 1}, {Offset: -1, Length: 1}, {Offset: 0, Length: 0}, {Offset: 5, Length: -1},
-		{Offset: math.MaxInt64, Length: math.MaxInt64}, {Offset: math.MinInt64, Length: math.MaxInt64},
+		{Offset: 4096, Length: 1},
+		{Offset: -1, Length: 1},
+		{Offset: 0, Length: 0},
+		{Offset: 5, Length: -1},
+		{Offset: math.MaxInt64, Length: math.MaxInt64},
+		{Offset: math.MinInt64, Length: math.MaxInt64},
 	} {
 		s := NewSet(4096)
 		s.Add(e)

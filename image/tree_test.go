@@ -16,8 +16,17 @@ func TestLevelsAndSpans(t *testing.T) {
 		blocks int64
 		levels int
 	}{
-		{0, 0}, {1, 1}, {127, 1}, {128, 1}, {129, 2}, {e*e - 1, 2}, {e * e, 2}, {e*e + 1, 3},
-		{e * e * e, 3}, {e*e*e + 1, 4}, {image.MaxSize / 4096, image.MaxLevels},
+		{0, 0},
+		{1, 1},
+		{127, 1},
+		{128, 1},
+		{129, 2},
+		{e*e - 1, 2},
+		{e * e, 2},
+		{e*e + 1, 3},
+		{e * e * e, 3},
+		{e*e*e + 1, 4},
+		{image.MaxSize / 4096, image.MaxLevels},
 	} {
 		if got := image.Levels(tt.blocks); got != tt.levels {
 			t.Errorf("%d blocks have %d levels, want %d", tt.blocks, got, tt.levels)

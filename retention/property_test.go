@@ -136,8 +136,12 @@ func TestLargerPolicyKeepsNoLess(t *testing.T) {
 		before := q.ask(t)
 		more := drawPolicy(t)
 		for _, c := range []struct{ to, add *int }{
-			{&q.policy.Last, &more.Last}, {&q.policy.Hourly, &more.Hourly}, {&q.policy.Daily, &more.Daily},
-			{&q.policy.Weekly, &more.Weekly}, {&q.policy.Monthly, &more.Monthly}, {&q.policy.Yearly, &more.Yearly},
+			{&q.policy.Last, &more.Last},
+			{&q.policy.Hourly, &more.Hourly},
+			{&q.policy.Daily, &more.Daily},
+			{&q.policy.Weekly, &more.Weekly},
+			{&q.policy.Monthly, &more.Monthly},
+			{&q.policy.Yearly, &more.Yearly},
 		} {
 			*c.to += *c.add
 		}

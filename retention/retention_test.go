@@ -65,72 +65,92 @@ func TestBucketsOfTheLocalCalendar(t *testing.T) {
 		want       string
 	}{
 		{
-			"the hour that comes twice is two hours", "Europe/Berlin", Policy{Hourly: 2},
-			[]string{"2026-10-25T01:59:59+02:00", "2026-10-25T02:10:00+02:00", "2026-10-25T02:10:00+01:00", "2026-10-25T02:50:00+01:00"}, `
+			"the hour that comes twice is two hours", "Europe/Berlin",
+			Policy{Hourly: 2},
+			[]string{"2026-10-25T01:59:59+02:00", "2026-10-25T02:10:00+02:00", "2026-10-25T02:10:00+01:00", "2026-10-25T02:50:00+01:00"},
+			`
 			- a: no rule keeps it: hourly 2026-10-25 01:00 +02:00 is before the 2 hours kept
 			+ b: hourly 2026-10-25 02:00 +02:00
 			- c: no rule keeps it: newer image d fills hourly 2026-10-25 02:00 +01:00
 			+ d: newest complete image | hourly 2026-10-25 02:00 +01:00`,
 		},
 		{
-			"the hour that is left out takes no place", "America/New_York", Policy{Hourly: 2},
-			[]string{"2026-03-08T01:30:00-05:00", "2026-03-08T03:00:00-04:00"}, `
+			"the hour that is left out takes no place", "America/New_York",
+			Policy{Hourly: 2},
+			[]string{"2026-03-08T01:30:00-05:00", "2026-03-08T03:00:00-04:00"},
+			`
 			+ a: hourly 2026-03-08 01:00 -05:00
 			+ b: newest complete image | hourly 2026-03-08 03:00 -04:00`,
 		},
 		{
-			"half an hour that comes twice", "Australia/Lord_Howe", Policy{Hourly: 2},
-			[]string{"2026-04-05T01:40:00+11:00", "2026-04-05T01:40:00+10:30", "2026-04-05T02:00:00+10:30"}, `
+			"half an hour that comes twice", "Australia/Lord_Howe",
+			Policy{Hourly: 2},
+			[]string{"2026-04-05T01:40:00+11:00", "2026-04-05T01:40:00+10:30", "2026-04-05T02:00:00+10:30"},
+			`
 			- a: no rule keeps it: hourly 2026-04-05 01:00 +11:00 is before the 2 hours kept
 			+ b: hourly 2026-04-05 01:00 +10:30
 			+ c: newest complete image | hourly 2026-04-05 02:00 +10:30`,
 		},
 		{
-			"a day of 25 hours is one day", "Europe/Berlin", Policy{Daily: 2},
-			[]string{"2026-10-24T23:59:59+02:00", "2026-10-25T00:00:00+02:00", "2026-10-25T23:59:59+01:00"}, `
+			"a day of 25 hours is one day", "Europe/Berlin",
+			Policy{Daily: 2},
+			[]string{"2026-10-24T23:59:59+02:00", "2026-10-25T00:00:00+02:00", "2026-10-25T23:59:59+01:00"},
+			`
 			+ a: daily 2026-10-24
 			- b: no rule keeps it: newer image c fills daily 2026-10-25
 			+ c: newest complete image | daily 2026-10-25`,
 		},
 		{
-			"a day of 23 hours is one day", "America/New_York", Policy{Daily: 2},
-			[]string{"2026-03-07T23:59:59-05:00", "2026-03-08T00:00:00-05:00", "2026-03-08T23:59:59-04:00", "2026-03-09T00:00:00-04:00"}, `
+			"a day of 23 hours is one day", "America/New_York",
+			Policy{Daily: 2},
+			[]string{"2026-03-07T23:59:59-05:00", "2026-03-08T00:00:00-05:00", "2026-03-08T23:59:59-04:00", "2026-03-09T00:00:00-04:00"},
+			`
 			- a: no rule keeps it: daily 2026-03-07 is before the 2 days kept
 			- b: no rule keeps it: newer image c fills daily 2026-03-08
 			+ c: daily 2026-03-08
 			+ d: newest complete image | daily 2026-03-09`,
 		},
 		{
-			"the zone decides the day", "America/New_York", Policy{Daily: 1},
-			[]string{"2026-06-02T03:00:00Z", "2026-06-02T03:59:59Z", "2026-06-02T04:00:00Z"}, `
+			"the zone decides the day", "America/New_York",
+			Policy{Daily: 1},
+			[]string{"2026-06-02T03:00:00Z", "2026-06-02T03:59:59Z", "2026-06-02T04:00:00Z"},
+			`
 			- a: no rule keeps it: daily 2026-06-01 is before the one day kept
 			- b: no rule keeps it: daily 2026-06-01 is before the one day kept
 			+ c: newest complete image | daily 2026-06-02`,
 		},
 		{
-			"week 53 goes on into January", "Europe/Berlin", Policy{Weekly: 3},
-			[]string{"2026-12-27T12:00:00+01:00", "2026-12-28T12:00:00+01:00", "2027-01-03T23:59:59+01:00", "2027-01-04T00:00:00+01:00"}, `
+			"week 53 goes on into January", "Europe/Berlin",
+			Policy{Weekly: 3},
+			[]string{"2026-12-27T12:00:00+01:00", "2026-12-28T12:00:00+01:00", "2027-01-03T23:59:59+01:00", "2027-01-04T00:00:00+01:00"},
+			`
 			+ a: weekly 2026-W52
 			- b: no rule keeps it: newer image c fills weekly 2026-W53
 			+ c: weekly 2026-W53
 			+ d: newest complete image | weekly 2027-W01`,
 		},
 		{
-			"week 1 begins in December", "UTC", Policy{Weekly: 1, Yearly: 2},
-			[]string{"2024-12-30T12:00:00Z", "2025-01-01T12:00:00Z"}, `
+			"week 1 begins in December", "UTC",
+			Policy{Weekly: 1, Yearly: 2},
+			[]string{"2024-12-30T12:00:00Z", "2025-01-01T12:00:00Z"},
+			`
 			+ a: yearly 2024
 			+ b: newest complete image | weekly 2025-W01 | yearly 2025`,
 		},
 		{
-			"the leap day is a day of February", "UTC", Policy{Daily: 2, Monthly: 2},
-			[]string{"2028-02-28T12:00:00Z", "2028-02-29T12:00:00Z", "2028-03-01T12:00:00Z"}, `
+			"the leap day is a day of February", "UTC",
+			Policy{Daily: 2, Monthly: 2},
+			[]string{"2028-02-28T12:00:00Z", "2028-02-29T12:00:00Z", "2028-03-01T12:00:00Z"},
+			`
 			- a: no rule keeps it: daily 2028-02-28 is before the 2 days kept; newer image b fills monthly 2028-02
 			+ b: daily 2028-02-29 | monthly 2028-02
 			+ c: newest complete image | daily 2028-03-01 | monthly 2028-03`,
 		},
 		{
-			"days without images take no place", "UTC", Policy{Daily: 2},
-			[]string{"2026-01-01T12:00:00Z", "2026-05-01T12:00:00Z", "2026-11-01T12:00:00Z"}, `
+			"days without images take no place", "UTC",
+			Policy{Daily: 2},
+			[]string{"2026-01-01T12:00:00Z", "2026-05-01T12:00:00Z", "2026-11-01T12:00:00Z"},
+			`
 			- a: no rule keeps it: daily 2026-01-01 is before the 2 days kept
 			+ b: daily 2026-05-01
 			+ c: newest complete image | daily 2026-11-01`,

@@ -56,9 +56,14 @@ func edgesOfExtents(s *session) {
 	}
 	for _, edge := range edges {
 		for _, e := range []block.Extent{
-			{Offset: edge - 1, Length: 1}, {Offset: edge, Length: 1}, {Offset: edge - 1, Length: 2},
-			{Offset: edge - 512, Length: 512}, {Offset: edge - 512, Length: 513}, {Offset: edge, Length: 4097},
-			{Offset: 1, Length: edge}, {Offset: 0, Length: edge},
+			{Offset: edge - 1, Length: 1},
+			{Offset: edge, Length: 1},
+			{Offset: edge - 1, Length: 2},
+			{Offset: edge - 512, Length: 512},
+			{Offset: edge - 512, Length: 513},
+			{Offset: edge, Length: 4097},
+			{Offset: 1, Length: edge},
+			{Offset: 0, Length: edge},
 		} {
 			if e.End() > s.Device.Size() {
 				continue

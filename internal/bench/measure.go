@@ -200,7 +200,9 @@ func (c *cache) fill() error {
 	}
 	defer f.Close()
 	b := make([]byte, mib)
-	for freeMemory() > freeKept {
+	// A kernel that gives unused pages back as fast as they come is not waited
+	// for: what is free now is filled once.
+	for left := freeMemory() - freeKept; left > 0 && freeMemory() > freeKept; left -= 64 * mib {
 		for range 64 {
 			if _, err := f.ReadAt(b, c.offset); err != nil {
 				return err

@@ -240,12 +240,22 @@ func TestEveryOperationOfAKindFails(t *testing.T) {
 	sweep(t)
 	// A store that does not do a thing at all until somebody mends it.
 	for _, rule := range []faulty.Rule{
-		{Kind: faulty.Put, Prefix: "segments/"}, {Kind: faulty.Put, Prefix: "images/"}, {Kind: faulty.Put, Prefix: "leases/"},
-		{Kind: faulty.Put, Prefix: "trash/"}, {Kind: faulty.Delete, Prefix: "images/"}, {Kind: faulty.Delete, Prefix: "segments/"},
-		{Kind: faulty.Delete, Prefix: "leases/"}, {Kind: faulty.List, Prefix: "trash/"}, {Kind: faulty.List, Prefix: "images/"},
-		{Kind: faulty.Get, Prefix: "images/"}, {Kind: faulty.ReadAt}, {Kind: faulty.Now},
-		{Kind: faulty.Put, Prefix: "segments/", Err: store.ErrNotDurable}, {Kind: faulty.Put, Prefix: "images/", Err: store.ErrNotDurable, After: true},
-		{Kind: faulty.Put, Prefix: "segments/", Err: store.ErrFull}, {Kind: faulty.Put, Prefix: "segments/", Err: store.ErrNotDurable, After: true},
+		{Kind: faulty.Put, Prefix: "segments/"},
+		{Kind: faulty.Put, Prefix: "images/"},
+		{Kind: faulty.Put, Prefix: "leases/"},
+		{Kind: faulty.Put, Prefix: "trash/"},
+		{Kind: faulty.Delete, Prefix: "images/"},
+		{Kind: faulty.Delete, Prefix: "segments/"},
+		{Kind: faulty.Delete, Prefix: "leases/"},
+		{Kind: faulty.List, Prefix: "trash/"},
+		{Kind: faulty.List, Prefix: "images/"},
+		{Kind: faulty.Get, Prefix: "images/"},
+		{Kind: faulty.ReadAt},
+		{Kind: faulty.Now},
+		{Kind: faulty.Put, Prefix: "segments/", Err: store.ErrNotDurable},
+		{Kind: faulty.Put, Prefix: "images/", Err: store.ErrNotDurable, After: true},
+		{Kind: faulty.Put, Prefix: "segments/", Err: store.ErrFull},
+		{Kind: faulty.Put, Prefix: "segments/", Err: store.ErrNotDurable, After: true},
 	} {
 		s := newTale(t)
 		s.st.Fail(rule)

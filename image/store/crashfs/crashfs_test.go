@@ -184,7 +184,7 @@ func TestStatesRepeat(t *testing.T) {
 		}
 		return s
 	}
-	if describe(1) != describe(1) {
+	if first, again := describe(1), describe(1); first != again {
 		t.Error("the same seed gives other states")
 	}
 	if describe(1) == describe(2) {
