@@ -253,7 +253,7 @@ func TestKilledBackupIsNotInVain(t *testing.T) {
 	v := newVictim(t, 3, size)
 	v.change(size - 1)
 	v.change(size / 2)
-	p := v.start("backup", "-q", "--memory", "128MiB", "--limit-read", "60MiB", "--volume", "host/disk", "disk")
+	p := v.start("backup", "-q", "--memory", "128MiB", "--limit-read", "25MiB", "--volume", "host/disk", "disk")
 	ended := make(chan error, 1)
 	go func() { ended <- p.Wait() }()
 	sealed := func() (n int64) {
