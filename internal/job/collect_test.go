@@ -241,11 +241,7 @@ func TestBackupStoresAgainWhatWasCondemnedMeanwhile(t *testing.T) {
 	random(seeded(t, 6), d.data)
 	first := mustBackup(t, env, d, BackupOptions{}).Image
 	other := &disk{name: "other", data: bytes.Clone(d.data)}
-	other.hook = func(off int64) {
-		if off != 0 {
-			return
-		}
-		other.hook = nil
+	other.hook = firstRead(func() {
 		var list []repo.CondemnedSegment
 		err := env.Repo.Segments(context.Background(), func(id image.SegmentID, size int64, _ time.Time) error {
 			list = append(list, repo.CondemnedSegment{Segment: id, Size: size, Epoch: 1})
@@ -257,7 +253,7 @@ func TestBackupStoresAgainWhatWasCondemnedMeanwhile(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
-	}
+	})
 	m := mustBackup(t, env, other, BackupOptions{}).Image
 	condemned := must(env.Repo.NewestCondemned(context.Background()))
 	if len(condemned.Segments) == 0 {

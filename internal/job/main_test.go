@@ -28,7 +28,17 @@ type disk struct {
 	bad   []block.Extent // cannot be read
 	check error
 	read  atomic.Int64 // bytes
-	hook  func(off int64)
+	hook  func(off int64) // called by every worker that reads; see firstRead
+}
+
+// firstRead returns a hook that calls do once, when offset 0 is read.
+func firstRead(do func()) func(off int64) {
+	once := sync.OnceFunc(do)
+	return func(off int64) {
+		if off == 0 {
+			once()
+		}
+	}
 }
 
 func (d *disk) Info() block.Info {

@@ -172,11 +172,7 @@ func TestBackupRescuesWhatItsMapPointsAwayFrom(t *testing.T) {
 		t.Fatalf("the damaged segment is still there: %v", err)
 	}
 	state := must(env.Repo.NewestCondemned(ctx))
-	d.hook = func(off int64) {
-		if off != 0 {
-			return
-		}
-		d.hook = nil
+	d.hook = firstRead(func() {
 		next := &repo.Condemned{Epoch: state.Epoch + 1}
 		err := env.Repo.Segments(ctx, func(id image.SegmentID, size int64, _ time.Time) error {
 			next.Segments = append(next.Segments, repo.CondemnedSegment{Segment: id, Size: size, Epoch: next.Epoch})
@@ -185,7 +181,7 @@ func TestBackupRescuesWhatItsMapPointsAwayFrom(t *testing.T) {
 		if err := errors.Join(err, env.Repo.PublishCondemned(ctx, next)); err != nil {
 			t.Error(err)
 		}
-	}
+	})
 	m := mustBackup(t, env, d, BackupOptions{}).Image
 	for id := range must(env.Repo.NewestCondemned(ctx)).IDs() {
 		if err := env.Repo.Store.Delete(ctx, segment.Name(id)); err != nil {

@@ -159,11 +159,7 @@ func TestSealedBlocksMoveWithoutTheDataKey(t *testing.T) {
 	writer.Repo = &only
 	other := &disk{name: "other", data: bytes.Clone(d.data)}
 	var condemned []repo.CondemnedSegment
-	other.hook = func(off int64) {
-		if off != 0 {
-			return
-		}
-		other.hook = nil
+	other.hook = firstRead(func() {
 		err := env.Repo.Segments(context.Background(), func(id image.SegmentID, size int64, _ time.Time) error {
 			condemned = append(condemned, repo.CondemnedSegment{Segment: id, Size: size, Epoch: 1})
 			return nil
@@ -174,7 +170,7 @@ func TestSealedBlocksMoveWithoutTheDataKey(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
-	}
+	})
 	reports, err := Backup(context.Background(), &writer, BackupOptions{Sources: []block.Source{other}})
 	if err != nil {
 		t.Fatal(err)
