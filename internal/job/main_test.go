@@ -27,7 +27,7 @@ type disk struct {
 	holes bool
 	bad   []block.Extent // cannot be read
 	check error
-	read  atomic.Int64 // bytes
+	read  atomic.Int64    // bytes
 	hook  func(off int64) // called by every worker that reads; see firstRead
 }
 
