@@ -88,9 +88,12 @@ func TestSealedRepositoryShowsNoContent(t *testing.T) {
 	lease := must(env.Repo.Acquire(context.Background(), repo.LeaseBackup, [16]byte{1}))
 	defer lease.Release(context.Background())
 	page := must(env.reader().Page(context.Background(), m.Root, m.RootAt))
-	needles := [][]byte{secret[:12], []byte("secret"), []byte(`"host"`), []byte(`"boot"`), f.Records[0].ID[:8], f.Records[0].ID[8:20], m.Root[:8], m.Root[8:20], page.Entries[0][:8], page.Entries[0][8:20]}
+	needles := [][]byte{secret[:12], []byte("secret"), []byte(`"host"`), []byte(`"boot"`)}
 	for _, id := range []image.ID{m.Root, page.Entries[0], f.Records[0].ID} {
-		needles = append(needles, []byte(id.String()[:16]))
+		needles = append(needles, id[8:20], []byte(id.String()[16:32]))
+		if algorithm() == image.IDAlgorithm { // cut to 8 bits it is seven zeros and a byte, which stand anywhere
+			needles = append(needles, id[:8], []byte(id.String()[:16]))
+		}
 	}
 	kinds := map[string]bool{}
 	eachObject(t, env.Repo.Store, func(name string, object []byte) {
