@@ -63,6 +63,8 @@ const (
 	KindCondemned = "COND"
 	KindTombstone = "TOMB"
 	KindDamage    = "DAMG"
+	KindIndex     = "INDX"
+	KindMoves     = "MOVE"
 )
 
 // Object, little-endian:
@@ -151,6 +153,11 @@ func (d *Domain) Seal(kind, name string, v any) ([]byte, image.Digest, error) {
 	if err != nil {
 		return nil, image.Digest{}, fmt.Errorf("encode %s: %w", name, err)
 	}
+	return d.SealBytes(kind, name, payload)
+}
+
+// SealBytes is Seal for a payload that is not JSON.
+func (d *Domain) SealBytes(kind, name string, payload []byte) ([]byte, image.Digest, error) {
 	if len(payload) > MaxPayload-Overhead {
 		return nil, image.Digest{}, fmt.Errorf("encode %s: %d bytes, at most %d fit", name, len(payload), MaxPayload-Overhead)
 	}

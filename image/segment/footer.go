@@ -46,43 +46,91 @@ func Name(id image.SegmentID) string {
 // of 64 KiB blocks fits.
 const tailGuess = 256 << 10
 
+// An Object names a segment and tells its length in bytes, as a listing does.
+type Object struct {
+	ID   image.SegmentID
+	Size int64
+}
+
+// A Tail is the end of a segment as it is stored: all that a Footer is made
+// from, and what proves it.
+type Tail struct {
+	Footer  []byte // sealed or not
+	Trailer []byte // TrailerSize bytes
+}
+
+// TrailerSize is the length of a segment's trailer in bytes.
+const TrailerSize = trailerSize
+
 // ReadFooter reads and checks the footer of a segment whose length is size.
 func ReadFooter(ctx context.Context, st store.Store, d *keys.Domain, id image.SegmentID, size int64) (*Footer, error) {
-	name := Name(id)
-	if size < headerSize+trailerSize || size > MaxSize || size%Align != 0 {
-		return nil, fmt.Errorf("%s: length %d is none of a segment: %w", name, size, image.ErrCorrupt)
-	}
-	tail := make([]byte, min(size, tailGuess))
-	if err := st.ReadAt(ctx, name, tail, size-int64(len(tail))); err != nil {
+	tail, err := ReadTail(ctx, st, Object{id, size})
+	if err != nil {
 		return nil, err
 	}
-	t, err := decodeTrailer(tail[len(tail)-trailerSize:], id, size)
+	return tail.Open(d, Object{id, size})
+}
+
+// ReadTail reads the end of a segment, of which it checks no more than it needs
+// to find it.
+func ReadTail(ctx context.Context, st store.Store, o Object) (Tail, error) {
+	name := Name(o.ID)
+	if err := checkSize(name, o.Size); err != nil {
+		return Tail{}, err
+	}
+	end := make([]byte, min(o.Size, tailGuess))
+	if err := st.ReadAt(ctx, name, end, o.Size-int64(len(end))); err != nil {
+		return Tail{}, err
+	}
+	tail := Tail{Trailer: end[len(end)-trailerSize:]}
+	t, err := decodeTrailer(tail.Trailer, o.ID, o.Size)
+	if err != nil {
+		return Tail{}, fmt.Errorf("%s: trailer: %w", name, err)
+	}
+	if skip := int64(len(end)) - (o.Size - t.footerOffset); skip >= 0 {
+		tail.Footer = end[skip : skip+t.footerLength]
+		return tail, nil
+	}
+	tail.Footer = make([]byte, t.footerLength)
+	return tail, st.ReadAt(ctx, name, tail.Footer, t.footerOffset)
+}
+
+func checkSize(name string, size int64) error {
+	if size < headerSize+trailerSize || size > MaxSize || size%Align != 0 {
+		return fmt.Errorf("%s: length %d is none of a segment: %w", name, size, image.ErrCorrupt)
+	}
+	return nil
+}
+
+// Open checks the end of a segment, wherever it was read from, and returns the
+// segment's footer.
+func (tail Tail) Open(d *keys.Domain, o Object) (*Footer, error) {
+	name := Name(o.ID)
+	if err := checkSize(name, o.Size); err != nil {
+		return nil, err
+	}
+	if len(tail.Trailer) != trailerSize {
+		return nil, fmt.Errorf("%s: trailer of %d bytes: %w", name, len(tail.Trailer), image.ErrCorrupt)
+	}
+	t, err := decodeTrailer(tail.Trailer, o.ID, o.Size)
 	if err != nil {
 		return nil, fmt.Errorf("%s: trailer: %w", name, err)
 	}
-	var footer []byte
-	if skip := int64(len(tail)) - (size - t.footerOffset); skip >= 0 {
-		footer = tail[skip : skip+t.footerLength]
-	} else {
-		footer = make([]byte, t.footerLength)
-		if err := st.ReadAt(ctx, name, footer, t.footerOffset); err != nil {
-			return nil, err
-		}
-	}
+	footer := tail.Footer
 	var sum [32]byte
 	keys.Sum(&sum, d.FooterKey(), footer, t.raw[:112])
-	if sum != [32]byte(t.raw[112:144]) {
+	if int64(len(footer)) != t.footerLength || sum != [32]byte(t.raw[112:144]) {
 		return nil, fmt.Errorf("%s: footer at %d: digest differs: %w", name, t.footerOffset, image.ErrCorrupt)
 	}
 	if t.sealed != d.Encrypted() {
 		return nil, fmt.Errorf("%s: trailer: sealed %v in a repository that is encrypted %v: %w", name, t.sealed, d.Encrypted(), image.ErrCorrupt)
 	}
 	if t.sealed {
-		if footer, err = d.OpenFooter(id, footer); err != nil {
+		if footer, err = d.OpenFooter(o.ID, footer); err != nil {
 			return nil, fmt.Errorf("%s: footer at %d: %w: %w", name, t.footerOffset, err, image.ErrCorrupt)
 		}
 	}
-	f := &Footer{ID: id, Kind: t.kind, Run: t.run, Created: t.created, Size: size, header: [32]byte(t.raw[80:112]), sealed: t.sealed}
+	f := &Footer{ID: o.ID, Kind: t.kind, Run: t.run, Created: t.created, Size: o.Size, header: [32]byte(t.raw[80:112]), sealed: t.sealed}
 	if f.Records, err = decodeEntries(footer, t); err != nil {
 		return nil, fmt.Errorf("%s: footer: %w", name, err)
 	}
