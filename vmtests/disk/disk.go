@@ -18,6 +18,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"platter/vmtests/debian"
 )
 
 const (
@@ -123,7 +125,7 @@ func build(ctx context.Context, s Spec) (*Disk, error) {
 type builder struct {
 	*Disk
 	work      string
-	kernel    *Kernel
+	kernel    *debian.Kernel
 	initramfs string
 	busybox   string // statically linked
 	efiLoader string // systemd-boot
@@ -132,7 +134,7 @@ type builder struct {
 
 // fetch gets the ready-made parts of the disk.
 func (b *builder) fetch(ctx context.Context, cache string) (err error) {
-	if b.kernel, err = FetchKernel(ctx, cache); err != nil {
+	if b.kernel, err = debian.FetchKernel(ctx, cache); err != nil {
 		return err
 	}
 	for _, part := range []struct {
@@ -143,7 +145,7 @@ func (b *builder) fetch(ctx context.Context, cache string) (err error) {
 		{&b.efiLoader, "systemd-boot-efi", "usr/lib/systemd/boot/efi/systemd-bootx64.efi"},
 		{&b.grub, "grub-pc-bin", "usr/lib/grub/i386-pc"},
 	} {
-		tree, err := unpack(ctx, cache, part.pkg, nil)
+		tree, err := debian.Unpack(ctx, cache, part.pkg, []string{part.pkg}, nil)
 		if err != nil {
 			return err
 		}

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 
 	"platter/vmtests/cpio"
+	"platter/vmtests/debian"
 )
 
 // bootModules are what the small system needs to find its disk and to mount
@@ -27,7 +28,7 @@ exec /bin/busybox switch_root /root /sbin/init
 `
 
 // initramfs returns the small system's initial file system, gzipped.
-func initramfs(k *Kernel, busybox string) ([]byte, error) {
+func initramfs(k *debian.Kernel, busybox string) ([]byte, error) {
 	entries := []cpio.Entry{
 		{Name: "init", Mode: cpio.File | 0o755, Body: []byte(initScript)},
 	}

@@ -1,4 +1,4 @@
-package disk
+package debian
 
 import (
 	"bufio"
@@ -31,7 +31,7 @@ func FetchKernel(ctx context.Context, cache string) (*Kernel, error) {
 	if err != nil {
 		return nil, err
 	}
-	tree, err := unpack(ctx, cache, name, func(tree string) error {
+	tree, err := Unpack(ctx, cache, name, []string{name}, func(tree string) error {
 		return run(ctx, "depmod", "-b", tree, strings.TrimPrefix(name, "linux-image-"))
 	})
 	if err != nil {
