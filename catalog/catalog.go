@@ -64,7 +64,8 @@ type Options struct {
 	// LockWait is how long to wait for another process to let the catalog go.
 	LockWait time.Duration
 
-	fs vfs.FS // nil for the machine's; tests put a model here
+	// FS holds the directory; nil for the machine's. Tests put a model here.
+	FS vfs.FS
 }
 
 // A Catalog is an open catalog.

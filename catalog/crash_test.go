@@ -17,7 +17,7 @@ import (
 )
 
 func memOptions(fs vfs.FS) Options {
-	return Options{Dir: "/catalog", Repository: [16]byte{1, 2, 3}, BlockSize: 65536, Memory: MinMemory, fs: fs}
+	return Options{Dir: "/catalog", Repository: [16]byte{1, 2, 3}, BlockSize: 65536, Memory: MinMemory, FS: fs}
 }
 
 // A story is what happens to a catalog until a fault ends it. It remembers

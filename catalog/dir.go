@@ -52,7 +52,7 @@ type head struct {
 }
 
 func openDirectory(ctx context.Context, opts Options) (*directory, error) {
-	d := &directory{root: opts.Dir, fs: opts.fs}
+	d := &directory{root: opts.Dir, fs: opts.FS}
 	if d.fs == nil {
 		d.fs = privateFS{vfs.Default}
 	}
@@ -66,7 +66,7 @@ func openDirectory(ctx context.Context, opts Options) (*directory, error) {
 			return nil, fmt.Errorf("create catalog: %w", err)
 		}
 	}
-	if opts.fs == nil {
+	if opts.FS == nil {
 		if d.lock, err = lockDirectory(ctx, opts.Dir, opts.LockWait); err != nil {
 			return nil, err
 		}

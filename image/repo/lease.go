@@ -5,13 +5,9 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"os"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"platter/image/keys"
 	"platter/image/store"
@@ -49,13 +45,12 @@ type Holder struct {
 	repo      *Repo
 	lease     Lease
 	Condemned *Condemned // as read after the lease was written: all of it counts as absent
-	uptime    func() time.Duration
 	mu        sync.Mutex
 	seq       int
 	written   []string      // objects of the lease that are there, oldest first
-	renewed   time.Duration // by uptime
+	renewed   time.Duration // by the machine's uptime
 	lapsed    bool
-	stop      context.CancelFunc
+	stop      func()
 	done      chan struct{}
 }
 
@@ -65,8 +60,8 @@ func (r *Repo) Acquire(ctx context.Context, kind string, run [16]byte) (*Holder,
 	if err != nil {
 		return nil, fmt.Errorf("take lease: %w", err)
 	}
-	h := &Holder{repo: r, done: make(chan struct{}), uptime: uptime}
-	h.lease = thisProcess()
+	h := &Holder{repo: r, done: make(chan struct{})}
+	h.lease = r.Machine.Process()
 	h.lease.Run, h.lease.Kind, h.lease.Epoch = hex.EncodeToString(run[:]), kind, before.Epoch
 	if err := h.renew(ctx); err != nil {
 		h.drop(context.WithoutCancel(ctx)) // its object may be there all the same
@@ -78,8 +73,9 @@ func (r *Repo) Acquire(ctx context.Context, kind string, run [16]byte) (*Holder,
 		return nil, fmt.Errorf("take lease: %w", err)
 	}
 	keep, stop := context.WithCancel(context.WithoutCancel(ctx))
-	h.stop = stop
-	go h.keep(keep)
+	ticks, stopTicks := r.Machine.Tick(LeaseTTL / 4)
+	h.stop = func() { stop(); stopTicks() }
+	go h.keep(keep, ticks)
 	return h, nil
 }
 
@@ -92,17 +88,8 @@ func (h *Holder) Epoch() uint64 { return h.lease.Epoch }
 func (h *Holder) Valid() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.lapsed = h.lapsed || h.uptime()-h.renewed >= LeaseTTL/2
+	h.lapsed = h.lapsed || h.repo.Machine.Uptime()-h.renewed >= LeaseTTL/2
 	return !h.lapsed
-}
-
-// uptime is a clock that never jumps and goes on while the machine sleeps.
-func uptime() time.Duration {
-	var t unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &t); err != nil {
-		panic(err) // only for a clock that the kernel does not have: 2.6.39
-	}
-	return time.Duration(t.Nano())
 }
 
 // Release gives the lease up.
@@ -112,15 +99,13 @@ func (h *Holder) Release(ctx context.Context) {
 	h.drop(context.WithoutCancel(ctx))
 }
 
-func (h *Holder) keep(ctx context.Context) {
+func (h *Holder) keep(ctx context.Context, ticks <-chan time.Time) {
 	defer close(h.done)
-	t := time.NewTicker(LeaseTTL / 4)
-	defer t.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-t.C:
+		case <-ticks:
 			// A renewal that fails shows in Valid, and the next tick tries again.
 			_ = h.renew(ctx)
 		}
@@ -130,7 +115,7 @@ func (h *Holder) keep(ctx context.Context) {
 // renew writes the next object of the lease, then removes the one before the
 // last: whoever lists leases meanwhile finds one of those that stay.
 func (h *Holder) renew(ctx context.Context) error {
-	start := h.uptime()
+	start := h.repo.Machine.Uptime()
 	h.mu.Lock()
 	h.seq++
 	name := leaseName(h.lease.Run, h.seq)
@@ -198,53 +183,11 @@ func (r *Repo) Leases(ctx context.Context) (live []Lease, stale []string, err er
 		return nil
 	})
 	for _, l := range newest {
-		if now.Sub(l.Renewed) > LeaseTTL || l.gone() {
+		if now.Sub(l.Renewed) > LeaseTTL || r.Machine.Gone(&l) {
 			stale = append(stale, l.Name)
 		} else {
 			live = append(live, l)
 		}
 	}
 	return live, stale, err
-}
-
-// gone reports whether the holder ran on this boot of this machine and runs no
-// more.
-func (l *Lease) gone() bool {
-	me := thisProcess()
-	if l.Host != me.Host || l.Boot != me.Boot || me.Boot == "" {
-		return false
-	}
-	birth, err := processBirth(l.PID)
-	if errors.Is(err, os.ErrNotExist) {
-		// Processes of others may be hidden in /proc (hidepid), not from kill.
-		return errors.Is(unix.Kill(l.PID, 0), unix.ESRCH)
-	}
-	return err == nil && birth != l.Birth
-}
-
-func thisProcess() Lease {
-	l := Lease{PID: os.Getpid()}
-	l.Host, _ = os.Hostname()
-	boot, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	l.Boot = strings.TrimSpace(string(boot))
-	// PIDs mean nothing in another PID namespace: name ours too.
-	if ns, err := os.Readlink("/proc/self/ns/pid"); err == nil {
-		l.Boot += " " + ns
-	}
-	l.Birth, _ = processBirth(l.PID)
-	return l
-}
-
-// processBirth returns when a process started, in clock ticks since boot:
-// field 22 of /proc/PID/stat (proc(5)), counted after the name's bracket.
-func processBirth(pid int) (uint64, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0, err
-	}
-	fields := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))
-	if len(fields) < 20 {
-		return 0, fmt.Errorf("/proc/%d/stat: %d fields", pid, len(fields))
-	}
-	return strconv.ParseUint(fields[19], 10, 64)
 }

@@ -60,7 +60,7 @@ func TestLeaseIsThereUntilReleased(t *testing.T) {
 	if err != nil || len(list) != 1 || len(stale) != 0 {
 		t.Fatalf("live %v, stale %v, %v; want one live", list, stale, err)
 	}
-	me := thisProcess()
+	me := thisMachine{}.Process()
 	if l := list[0]; l.Kind != LeaseBackup || l.PID != os.Getpid() || l.Host != me.Host || l.Boot != me.Boot || l.Birth != me.Birth || !strings.HasPrefix(l.Run, "01") {
 		t.Errorf("lease %+v", l)
 	}
@@ -149,6 +149,14 @@ func TestRenewalThatFails(t *testing.T) {
 	}
 }
 
+// uptimeOnly is a machine that was up for as long as a test says.
+type uptimeOnly struct {
+	Machine
+	uptime *atomic.Int64
+}
+
+func (m uptimeOnly) Uptime() time.Duration { return time.Duration(m.uptime.Load()) }
+
 func TestLapsedLeaseStaysInvalid(t *testing.T) {
 	for name, tt := range map[string]struct {
 		pauses []time.Duration // each is followed by a renewal
@@ -162,7 +170,7 @@ func TestLapsedLeaseStaysInvalid(t *testing.T) {
 		h := acquire(t, r, LeaseBackup, 1)
 		var now atomic.Int64
 		now.Store(int64(h.renewed))
-		h.uptime = func() time.Duration { return time.Duration(now.Load()) }
+		r.Machine = uptimeOnly{thisMachine{}, &now}
 		for _, pause := range tt.pauses {
 			now.Add(int64(pause))
 			if err := h.renew(t.Context()); err != nil {
@@ -184,10 +192,11 @@ func TestLapsedLeaseStaysInvalid(t *testing.T) {
 }
 
 func TestUptimeMovesOn(t *testing.T) {
-	a := uptime()
-	for uptime() == a {
+	var m thisMachine
+	a := m.Uptime()
+	for m.Uptime() == a {
 	}
-	if b := uptime(); b < a {
+	if b := m.Uptime(); b < a {
 		t.Errorf("%v, then %v", a, b)
 	}
 }
@@ -203,7 +212,7 @@ func gonePID(t *testing.T) int {
 }
 
 func TestDeadAndExpiredLeases(t *testing.T) {
-	me := thisProcess()
+	me := thisMachine{}.Process()
 	other := func(change func(*Lease)) Lease {
 		l := me
 		l.Run, l.Kind = strings.Repeat("ab", 16), LeaseBackup
@@ -237,7 +246,7 @@ func TestDeadAndExpiredLeases(t *testing.T) {
 
 func TestTheNewestObjectOfALeaseCounts(t *testing.T) {
 	r, st := newRepo(t)
-	l := thisProcess()
+	l := thisMachine{}.Process()
 	l.Run = strings.Repeat("ab", 16)
 	first := putLease(t, r, l, 0xf)
 	st.Advance(LeaseTTL)

@@ -70,7 +70,9 @@ type Repo struct {
 	Keys   *keys.Domain
 	Store  store.Store
 	ID     [16]byte
-	hasher *image.Hasher
+	// Machine is the one that the program runs on; tests put others here.
+	Machine Machine
+	hasher  *image.Hasher
 }
 
 // InitOptions are the choices that a repository keeps for all its life.
@@ -181,7 +183,7 @@ func attach(st store.Store, config Config, d *keys.Domain) (*Repo, error) {
 	if d.Encrypted() && subtle.ConstantTimeCompare([]byte(config.auth(d)), []byte(config.Auth)) != 1 {
 		return nil, fmt.Errorf("%s: config: it was not written with these keys: %w", st.Location(), image.ErrCorrupt)
 	}
-	r := &Repo{Config: config, Keys: d, Store: st}
+	r := &Repo{Config: config, Keys: d, Store: st, Machine: thisMachine{}}
 	id, err := hex.DecodeString(config.Repository)
 	if err != nil || copy(r.ID[:], id) != len(r.ID) {
 		return nil, fmt.Errorf("%s: config: repository ID %q: %w", st.Location(), config.Repository, image.ErrCorrupt)
@@ -244,7 +246,7 @@ func (r *Repo) Unlock(ctx context.Context, f *segment.Footer) error {
 
 // NewSegment begins a segment in buf.
 func (r *Repo) NewSegment(buf []byte, kind segment.Kind, run [16]byte) *segment.Builder {
-	return segment.NewBuilder(buf, kind, r.ID, run, r.Keys, time.Now())
+	return segment.NewBuilder(buf, kind, r.ID, run, r.Keys, r.Machine.Now())
 }
 
 // ReadPage reads and checks record n of a page segment.

@@ -245,7 +245,7 @@ func (r *run) open(i int) (block.Source, error) {
 func (r *run) manifest(src block.Source) *image.Manifest {
 	info := src.Info()
 	m := &image.Manifest{
-		Host: r.env.Host, Tags: r.opts.Tags, Set: r.set, Time: time.Now().UTC(),
+		Host: r.env.Host, Tags: r.opts.Tags, Set: r.set, Time: r.env.Repo.Machine.Now().UTC(),
 		BlockSize: r.env.Repo.Config.BlockSize, Size: info.Size, Device: info,
 		Run: hex.EncodeToString(r.id[:]), Tool: r.env.Version,
 	}
@@ -360,7 +360,7 @@ func (r *run) image(ctx context.Context, src block.Source, m, parent *image.Mani
 		}
 	}
 	m.Unreadable = mergeExtents(im.unreadable)
-	m.Done = time.Now().UTC()
+	m.Done = r.env.Repo.Machine.Now().UTC()
 	m.Stats = image.Stats{
 		Read: counts.read.Load(), Zero: counts.zero.Load(), Unchanged: counts.unchanged.Load(),
 		Known: counts.known.Load(), New: counts.fresh.Load(),

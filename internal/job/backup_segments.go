@@ -50,7 +50,7 @@ type segmentWriter struct {
 type filling struct {
 	*segment.Builder
 	buf     []byte
-	began   time.Time
+	began   time.Duration // by the machine's uptime
 	pages   []*image.Page // of a page segment, record by record
 	payload int64
 }
@@ -136,7 +136,7 @@ func (w *segmentWriter) list(e encoded, record uint32) {
 // opened a segment, and even filled it.
 func (w *segmentWriter) room(fits func(*segment.Builder) bool) error {
 	for w.err == nil {
-		if w.open != nil && fits(w.open.Builder) && time.Since(w.open.began) <= sealAfter {
+		if w.open != nil && fits(w.open.Builder) && w.repo.Machine.Uptime()-w.open.began <= sealAfter {
 			return nil
 		}
 		if w.open != nil {
@@ -166,7 +166,7 @@ func (w *segmentWriter) begin() (*filling, error) {
 				return nil, err
 			}
 		}
-		return &filling{Builder: w.repo.NewSegment(buf, w.kind, w.run), buf: buf, began: time.Now()}, nil
+		return &filling{Builder: w.repo.NewSegment(buf, w.kind, w.run), buf: buf, began: w.repo.Machine.Uptime()}, nil
 	case <-w.ctx.Done():
 		return nil, context.Cause(w.ctx)
 	}

@@ -267,7 +267,7 @@ func (c *collector) settled(s repo.CondemnedSegment) bool {
 // clock says what is wrong with the store's clock, or nothing.
 func (c *collector) clock(ctx context.Context) string {
 	const nothing = "nothing is deleted until the clocks agree; condemned segments wait"
-	if apart := time.Until(c.now).Abs(); apart > clockSlack {
+	if apart := c.now.Sub(c.env.Repo.Machine.Now()).Abs(); apart > clockSlack {
 		return fmt.Sprintf("the store's clock and this machine's are %v apart: %s", apart.Round(time.Second), nothing)
 	}
 	if newest := c.marks.newest; newest.Sub(c.now) > clockSlack {

@@ -26,7 +26,7 @@ func Prune(ctx context.Context, env *Env, opts PruneOptions) (*PruneReport, erro
 		return nil, err
 	}
 	// Images are dated by the clocks of those who made them, here most often.
-	if here := time.Now(); here.After(now) {
+	if here := env.Repo.Machine.Now(); here.After(now) {
 		now = here
 	}
 	report := &PruneReport{DryRun: opts.DryRun}
