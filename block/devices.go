@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // Ways to image a device.
@@ -49,13 +51,42 @@ func (s system) devices() ([]Device, error) {
 	return devices, nil
 }
 
+// Look describes one block device or regular file, whether or not it can be
+// read just now.
+func Look(path string) (Device, error) { return host().look(path) }
+
+func (s system) look(path string) (Device, error) {
+	st, err := statDevice(path)
+	if err != nil {
+		return Device{}, err
+	}
+	if st.Mode&unix.S_IFMT == unix.S_IFREG {
+		return s.inspect(Device{Info: Info{Path: path, Kind: KindFile, Size: st.Size, LogicalSector: 512, PhysicalSector: 512}}), nil
+	}
+	n, err := s.node(st.Rdev)
+	if err != nil {
+		return Device{}, fmt.Errorf("look up %s in sysfs: %w", path, err)
+	}
+	disk := ""
+	if d := s.disk(n); d.dev != n.dev {
+		disk = s.path(d)
+	}
+	d := s.device(n, disk)
+	d.Path = path
+	return d, nil
+}
+
 func imageable(n node) bool {
 	return n.size() > 0 && n.attr("hidden") != "1" &&
 		!strings.HasPrefix(n.name, "ram") && !strings.HasPrefix(n.name, "zram")
 }
 
 func (s system) device(n node, disk string) Device {
-	d := Device{Disk: disk, Info: s.sketch(n)}
+	return s.inspect(Device{Disk: disk, Info: s.sketch(n)})
+}
+
+// inspect opens a device and completes what is known of it.
+func (s system) inspect(d Device) Device {
 	src, err := s.open(d.Path, OpenOptions{Live: true})
 	if err != nil {
 		d.How, d.Why = Unreadable, err.Error()

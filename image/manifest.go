@@ -61,10 +61,23 @@ type Manifest struct {
 
 // Tracking records how a backup knew what had changed.
 type Tracking struct {
-	Name       string  `json:"name"`                 // "full" when every block was compared
-	Why        string  `json:"why,omitempty"`        // why not a better tracker
-	Generation []byte  `json:"generation,omitempty"` // opaque to all but the tracker
-	Parent     ImageID `json:"parent"`               // image compared with; zero for none
+	Name string `json:"name"`          // "full" when every block was compared
+	Why  string `json:"why,omitempty"` // why every block, where a tracker was there
+	// View is the method of the still view that was read, "direct" for the
+	// device itself.
+	View string `json:"view,omitempty"`
+	// History names the tracker that Generation belongs to. Both are empty in
+	// an image that the next one cannot be tracked from.
+	History    string   `json:"history,omitempty"`
+	Generation []byte   `json:"generation,omitempty"` // opaque to all but the tracker
+	Parent     ImageID  `json:"parent"`               // image compared with; zero for none
+	Passed     []Passed `json:"passed,omitempty"`     // better ways that did not fit
+}
+
+// Passed is a way of imaging a device that was passed over.
+type Passed struct {
+	Way string `json:"way"` // method of the still view, or tracker
+	Why string `json:"why"`
 }
 
 // Stats counts what a backup did. All are bytes unless named otherwise.

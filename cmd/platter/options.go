@@ -226,7 +226,7 @@ func backupFlags() []flag {
 		},
 		{
 			"tracker", "", "how to know what changed; full compares every block", "",
-			func(o *options) pflag.Value { return choice(&o.tracker, "auto", "full") },
+			func(o *options) pflag.Value { return choice(&o.tracker, ways().Names()...) },
 		},
 		{
 			"live", "", "image a device that is in use; the image is marked fuzzy", "",

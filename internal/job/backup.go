@@ -16,9 +16,9 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"platter/block"
+	"platter/block/snapshot"
 	"platter/catalog"
 	"platter/cbt"
-	"platter/cbt/full"
 	"platter/image"
 	"platter/image/repo"
 	"platter/image/segment"
@@ -36,10 +36,15 @@ func Backup(ctx context.Context, env *Env, opts BackupOptions) ([]*BackupReport,
 		return nil, err
 	}
 	defer r.end(ctx)
+	return r.each(ctx)
+}
+
+// each images the devices one by one, each from a still view of its own.
+func (r *run) each(ctx context.Context) ([]*BackupReport, error) {
 	var reports []*BackupReport
 	var problems []error
-	for i := range max(len(opts.Devices), len(opts.Sources)) {
-		report, err := r.device(ctx, i)
+	for i := range r.opts.count() {
+		report, err := r.one(ctx, i)
 		if err != nil {
 			problems = append(problems, err)
 			if ctx.Err() != nil || r.broken() {
@@ -52,15 +57,30 @@ func Backup(ctx context.Context, env *Env, opts BackupOptions) ([]*BackupReport,
 	return reports, errors.Join(problems...)
 }
 
+func (r *run) one(ctx context.Context, i int) (*BackupReport, error) {
+	s, err := r.subject(ctx, i)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.hold(ctx, s); err != nil {
+		return nil, err
+	}
+	defer s.close(r.env)
+	return r.device(ctx, s)
+}
+
+// count returns the number of devices to image.
+func (o *BackupOptions) count() int { return max(len(o.Devices), len(o.Sources)) }
+
 func (o *BackupOptions) check() error {
-	n := max(len(o.Devices), len(o.Sources))
+	n := o.count()
 	switch {
 	case n == 0:
 		return fmt.Errorf("backup: %w: name a device", ErrUsage)
 	case n > 1 && o.Volume != "":
 		return fmt.Errorf("backup: %w: --volume names one volume, and there are %d devices", ErrUsage, n)
-	case o.Tracker != "" && o.Tracker != "auto" && o.Tracker != full.Name:
-		return fmt.Errorf("backup: %w: tracker %q: want auto or full", ErrUsage, o.Tracker)
+	case !slices.Contains(o.Ways.Names(), o.tracker()):
+		return fmt.Errorf("backup: %w: tracker %q: want one of %s", ErrUsage, o.Tracker, strings.Join(o.Ways.Names(), ", "))
 	}
 	return nil
 }
@@ -95,7 +115,7 @@ const (
 func beginRun(ctx context.Context, env *Env, opts *BackupOptions) (*run, error) {
 	r := &run{env: env, opts: opts, usable: map[image.SegmentID]bool{}, damaged: map[image.ID]bool{}, ruined: map[image.SegmentID]bool{}}
 	rand.Read(r.id[:])
-	if max(len(opts.Devices), len(opts.Sources)) > 1 {
+	if opts.count() > 1 {
 		r.set = hex.EncodeToString(r.id[:])
 	}
 	if err := r.begin(ctx); err != nil {
@@ -191,75 +211,63 @@ func (r *run) end(ctx context.Context) {
 }
 
 // device makes one image.
-func (r *run) device(ctx context.Context, i int) (*BackupReport, error) {
+func (r *run) device(ctx context.Context, s *subject) (*BackupReport, error) {
 	start := time.Now()
-	src, err := r.open(i)
+	tracker, err := s.track(ctx)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("back up %s: %w", s.path, err)
 	}
-	defer src.Close()
-	m := r.manifest(src)
-	if m.Volume, err = volumeName(r.opts.Volume, r.env.Host, m.Device.Name); err != nil {
-		return nil, err
-	}
-	parent, err := r.parent(ctx, m)
-	if err != nil {
-		return nil, err
-	}
-	tracker := full.New(m.Size)
 	defer tracker.Close()
-	changed, err := r.changed(ctx, tracker, m, parent)
+	m := r.manifest(s)
+	changed, err := r.changed(ctx, tracker, m, s.parent)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("back up %s: %w", s.path, err)
 	}
 	before := r.stored()
-	if err := r.image(ctx, src, m, parent, changed); err != nil {
-		return nil, fmt.Errorf("back up %s: %w", m.Device.Path, err)
+	if err := r.image(ctx, s.view, m, s.parent, changed); err != nil {
+		return nil, fmt.Errorf("back up %s: %w", s.path, err)
 	}
 	report := &BackupReport{Image: m, DryRun: r.opts.DryRun}
-	if parent != nil {
-		report.Parent = parent.ID.String()
+	if s.parent != nil {
+		report.Parent = s.parent.ID.String()
 	}
 	if !r.opts.DryRun {
 		after := r.stored()
 		m.Stats.Stored, m.Stats.Overhead = after.payload-before.payload, after.overhead-before.overhead
 		report.Segments = after.count - before.count
 		if err := r.commit(ctx, m); err != nil {
-			return nil, fmt.Errorf("back up %s: %w", m.Device.Path, err)
+			return nil, fmt.Errorf("back up %s: %w", s.path, err)
 		}
-		if err := tracker.Commit(ctx, m.Tracker.Generation); err != nil {
-			r.env.warn("the image is complete, but tracker %s keeps its old history: %v", tracker.Name(), err)
-		}
+		r.keepHistory(ctx, tracker, m)
 	}
 	report.Elapsed = time.Since(start)
 	return report, nil
 }
 
-func (r *run) open(i int) (block.Source, error) {
-	if r.opts.Sources != nil {
-		return r.opts.Sources[i], nil
-	}
-	return block.Open(r.opts.Devices[i], block.OpenOptions{Live: r.opts.Live})
-}
-
-func (r *run) manifest(src block.Source) *image.Manifest {
-	info := src.Info()
+func (r *run) manifest(s *subject) *image.Manifest {
+	info := s.view.Info()
 	m := &image.Manifest{
-		Host: r.env.Host, Tags: r.opts.Tags, Set: r.set, Time: r.env.Repo.Machine.Now().UTC(),
+		Volume: s.volume, Host: r.env.Host, Tags: r.opts.Tags, Set: r.set, Time: r.moment(s.view),
 		BlockSize: r.env.Repo.Config.BlockSize, Size: info.Size, Device: info,
 		Run: hex.EncodeToString(r.id[:]), Tool: r.env.Version,
+		Tracker: image.Tracking{View: s.view.Method(), Passed: s.passed},
 	}
 	if r.holder != nil {
 		m.Epoch = r.holder.Epoch()
 	}
 	rand.Read(m.ID[:])
-	if o, ok := src.(block.Observer); ok && o.Live() {
+	if o := snapshot.Observe(s.view); o != nil && o.Live() {
 		m.Fuzzy = true
 		for _, u := range o.Usage() {
 			m.Warnings = append(m.Warnings, "read while in use: "+u.String())
 		}
 	}
 	return m
+}
+
+// moment is when a view was taken, by the clock that the repository goes by.
+func (r *run) moment(v snapshot.View) time.Time {
+	return r.env.Repo.Machine.Now().Add(-time.Since(v.Taken())).UTC()
 }
 
 var volumePattern = regexp.MustCompile(`^[A-Za-z0-9._/+-]+$`)
@@ -281,10 +289,10 @@ func volumeName(asked, host, device string) (string, error) {
 
 // parent returns the volume's newest image, or nil, and refuses another device
 // under its name.
-func (r *run) parent(ctx context.Context, m *image.Manifest) (*image.Manifest, error) {
+func (r *run) parent(ctx context.Context, volume string, d block.Info) (*image.Manifest, error) {
 	var newest *image.Manifest
 	err := r.env.Catalog.Manifests(ctx, func(_ string, old *image.Manifest) error {
-		if old.Volume == m.Volume && (newest == nil || old.Seq > newest.Seq) {
+		if old.Volume == volume && (newest == nil || old.Seq > newest.Seq) {
 			newest = old
 		}
 		return nil
@@ -292,52 +300,79 @@ func (r *run) parent(ctx context.Context, m *image.Manifest) (*image.Manifest, e
 	if err != nil || newest == nil {
 		return nil, err
 	}
-	was, is := newest.Device.Identity, m.Device.Identity
-	if was != "" && is != "" && was != is && !r.opts.ReplaceDevice {
+	if otherDevice(newest.Device, d) && !r.opts.ReplaceDevice {
 		return nil, fmt.Errorf("back up %s: volume %s is of device %s, and this one is %s: name another volume, or say --replace-device",
-			m.Device.Path, m.Volume, was, is)
+			d.Path, volume, newest.Device.Identity, d.Identity)
 	}
 	return newest, nil
 }
 
-// changed asks the tracker what is to be compared.
-func (r *run) changed(ctx context.Context, t cbt.Tracker, m, parent *image.Manifest) (*cbt.Set, error) {
-	g, err := t.Mark(ctx)
-	if err != nil {
-		return nil, err
-	}
-	m.Tracker = image.Tracking{Name: t.Name(), Generation: g}
-	if parent == nil {
-		m.Tracker.Why = "first image of the volume"
-		return cbt.Unknown(m.Size), nil
-	}
-	m.Tracker.Parent = parent.ID
-	var changed *cbt.Set
-	changed, m.Tracker.Why, err = cbt.Since(ctx, t, parent.Tracker.Generation, m.Size)
-	return changed, err
+func otherDevice(a, b block.Info) bool {
+	return a.Identity != "" && b.Identity != "" && a.Identity != b.Identity
 }
 
 // image reads what may have changed, stores what is new and sets the
 // manifest's root. When it returns, all that the map needs is durable.
-func (r *run) image(ctx context.Context, src block.Source, m, parent *image.Manifest, changed *cbt.Set) error {
+func (r *run) image(ctx context.Context, view snapshot.View, m, parent *image.Manifest, changed *cbt.Set) error {
+	p := &pass{run: r, src: view, m: m, parent: parent, changed: changed, counts: new(counters)}
+	stop := r.env.report("backup", m.Volume, "read", m.Size, p.counts, r.storedBytes)
+	defer stop()
+	if err := p.do(ctx); err != nil {
+		return err
+	}
+	if err := r.converge(ctx, view, p); err != nil {
+		return err
+	}
+	if err := errors.Join(r.flush(), view.Check()); err != nil {
+		return err
+	}
+	if o := snapshot.Observe(view); o != nil && !m.Fuzzy {
+		if err := o.Still(); err != nil {
+			m.Fuzzy = true
+			m.Warnings = append(m.Warnings, err.Error())
+		}
+	}
+	if m.Fuzzy {
+		m.Tracker.History, m.Tracker.Generation = "", nil
+	}
+	m.Unreadable = mergeExtents(p.unreadable)
+	m.Done = r.env.Repo.Machine.Now().UTC()
+	c := p.counts
+	m.Stats = image.Stats{
+		Read: c.read.Load(), Zero: c.zero.Load(), Unchanged: c.unchanged.Load(),
+		Known: c.known.Load(), New: c.fresh.Load(),
+	}
+	return nil
+}
+
+// A pass walks a device once, reads what may have changed since the parent,
+// and sets the root of the manifest's map.
+type pass struct {
+	*run
+	src        block.Source
+	m, parent  *image.Manifest
+	changed    *cbt.Set
+	counts     *counters
+	unreadable []block.Extent
+}
+
+func (p *pass) do(ctx context.Context) error {
 	steps, chunks := make(chan step, 64), make(chan chunk, workers())
-	counts := new(counters)
 	group, ctx := errgroup.WithContext(ctx)
-	p := &planner{
-		src: src, size: m.Size, blockSize: int64(m.BlockSize), changed: changed, parent: r.parentMap(parent),
-		perChunk: max(1, chunkSize/m.BlockSize), steps: steps, chunks: chunks, counts: counts,
+	m, r := p.m, p.run
+	pl := &planner{
+		src: p.src, size: m.Size, blockSize: int64(m.BlockSize), changed: p.changed, parent: r.parentMap(p.parent),
+		perChunk: max(1, chunkSize/m.BlockSize), steps: steps, chunks: chunks, counts: p.counts,
 	}
 	im := &imager{
-		env: r.env, src: src, size: m.Size, blockSize: int64(m.BlockSize), sector: max(512, m.Device.LogicalSector),
-		opts: r.opts, data: r.data, usable: r.usable, damaged: r.damaged, counts: counts, pool: r.pool,
+		env: r.env, src: p.src, size: m.Size, blockSize: int64(m.BlockSize), sector: max(512, m.Device.LogicalSector),
+		opts: r.opts, data: r.data, usable: r.usable, damaged: r.damaged, counts: p.counts, pool: r.pool,
 		throttle: newThrottle(r.opts.LimitRead),
 	}
-	stop := r.env.report("backup", m.Volume, "read", m.Size, counts, r.storedBytes)
-	defer stop()
 	group.Go(func() error {
 		defer close(steps)
 		defer close(chunks)
-		return p.walk(ctx)
+		return pl.walk(ctx)
 	})
 	for range workers() {
 		group.Go(func() error { return im.work(ctx, chunks) })
@@ -347,25 +382,9 @@ func (r *run) image(ctx context.Context, src block.Source, m, parent *image.Mani
 		m.Root, m.RootAt, err = mp.build(m.Blocks(), steps)
 		return err
 	})
-	if err := group.Wait(); err != nil {
-		return err
-	}
-	if err := errors.Join(r.flush(), src.Check()); err != nil {
-		return err
-	}
-	if o, ok := src.(block.Observer); ok && !m.Fuzzy {
-		if err := o.Still(); err != nil {
-			m.Fuzzy = true
-			m.Warnings = append(m.Warnings, err.Error())
-		}
-	}
-	m.Unreadable = mergeExtents(im.unreadable)
-	m.Done = r.env.Repo.Machine.Now().UTC()
-	m.Stats = image.Stats{
-		Read: counts.read.Load(), Zero: counts.zero.Load(), Unchanged: counts.unchanged.Load(),
-		Known: counts.known.Load(), New: counts.fresh.Load(),
-	}
-	return nil
+	err := group.Wait()
+	p.unreadable = append(p.unreadable, im.unreadable...)
+	return err
 }
 
 func (r *run) flush() error {

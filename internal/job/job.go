@@ -11,7 +11,9 @@ import (
 	"time"
 
 	"platter/block"
+	"platter/block/snapshot"
 	"platter/catalog"
+	"platter/cbt"
 	"platter/image"
 	"platter/image/repo"
 	"platter/retention"
@@ -59,16 +61,29 @@ type BackupOptions struct {
 	Devices []string
 	// Volume names the volume (HOST/NAME or NAME); empty derives it from the
 	// device. Not with several devices.
-	Volume          string
-	Tags            []string
-	Tracker         string // auto or full
-	Live            bool   // image a device that is in use, as fuzzy
-	AllowUnreadable bool   // go on past read errors, recording the ranges
-	ReplaceDevice   bool   // allow another device under a known volume name
-	DryRun          bool   // read and compare, store nothing
-	LimitRead       int64  // bytes per second, 0 for none
+	Volume string
+	Tags   []string
+	// Tracker is auto, full or the name of one: then no other will do.
+	Tracker string
+	// Ways are the still views and trackers there are.
+	Ways            Ways
+	Live            bool  // image a device that is in use and fits no still view, as fuzzy
+	AllowUnreadable bool  // go on past read errors, recording the ranges
+	ReplaceDevice   bool  // allow another device under a known volume name
+	DryRun          bool  // read and compare, store nothing
+	LimitRead       int64 // bytes per second, 0 for none
 	// Sources replaces opening Devices, for tests; one for each device.
 	Sources []block.Source
+}
+
+// Ways are what the program knows to image a device by.
+type Ways struct {
+	// Views are tried in order: the first that fits, and has a tracker where
+	// one is wanted, is taken.
+	Views []snapshot.Provider
+	// Trackers are each for views of one method. Of those for the same method
+	// the first is preferred.
+	Trackers []cbt.Opener
 }
 
 // A BackupReport tells of one image made.

@@ -23,9 +23,10 @@ const underJob = "block/... cbt/... image/... catalog/... retention internal/exp
 func Table() []Layer {
 	return []Layer{
 		{"block", "", "a disk: devices, extents, reads and writes"},
-		{"block/...", "block", "still views of a disk"},
+		{"block/snapshot", "block", "still views of a disk"},
+		{"block/...", "block block/snapshot", "one method of taking them each, and what they need"},
 
-		{"cbt", "block", "what changed since a generation"},
+		{"cbt", "block block/snapshot", "what changed since a generation"},
 		{"cbt/...", "cbt block/...", "one tracker each"},
 
 		{"image", "block", "what a backup is: block ID, map, manifest"},
