@@ -15,23 +15,24 @@ import (
 	"github.com/minio/minio-go/v7"
 
 	"platter/image/store"
+	"platter/image/store/retry"
 )
 
 // failure says what is to be made of an error of minio-go.
 func (s *Store) failure(err error, a *answer) error {
 	if a.status != 0 {
-		s.met.Store(true)
+		s.line.Met()
 	}
 	var resp minio.ErrorResponse
 	if errors.As(err, &resp) && resp.StatusCode != 0 {
 		return s.refused(&resp, a)
 	}
 	if fatal := s.unreachable(err); fatal != nil {
-		return &failure{cause: fatal}
+		return &retry.Failure{Cause: fatal}
 	}
 	// The text of an end that came too soon is kept, its kind is not: to
 	// callers that is a read past the end.
-	return &failure{cause: fmt.Errorf("%s: %s", s.Location(), strings.TrimSuffix(err.Error(), " Retry again.")), again: true, doubt: a.sent}
+	return &retry.Failure{Cause: fmt.Errorf("%s: %s", s.Location(), strings.TrimSuffix(err.Error(), " Retry again.")), Again: true, Doubt: a.sent}
 }
 
 // unreachable returns what makes every further try useless, or nil.
@@ -55,18 +56,18 @@ func (s *Store) unreachable(err error) error {
 
 // refused turns an answer of the server into a failure.
 func (s *Store) refused(resp *minio.ErrorResponse, a *answer) error {
-	f := &failure{cause: s.describe(resp, a)}
+	f := &retry.Failure{Cause: s.describe(resp, a)}
 	code, status := resp.Code, resp.StatusCode
 	is := func(codes ...string) bool { return slices.Contains(codes, code) }
 	kind := func(err error) error {
-		f.cause = fmt.Errorf("%w: %w", err, f.cause)
+		f.Cause = fmt.Errorf("%w: %w", err, f.Cause)
 		return f
 	}
 	switch {
 	case status == http.StatusNotFound && a.method == http.MethodGet && !strings.Contains(a.header.Get("Content-Type"), "xml"):
 		// By what stands between us and the store, and knows nothing of objects.
 		// HEAD is answered without words by both.
-		f.again = true
+		f.Again = true
 	case is("NoSuchBucket"):
 		return kind(ErrNoBucket)
 	case is("QuotaExceeded", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded") || status == http.StatusInsufficientStorage:
@@ -76,17 +77,17 @@ func (s *Store) refused(resp *minio.ErrorResponse, a *answer) error {
 	case status == http.StatusPreconditionFailed && (a.method == http.MethodPut || a.method == http.MethodPost):
 		return kind(store.ErrExists)
 	case is("BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch", "IncompleteBody"):
-		f.again, f.damage = true, true
+		f.Again, f.Damage = true, true
 	case status >= 500 && status != http.StatusNotImplemented, status == http.StatusTooManyRequests:
-		f.again, f.doubt = true, true
+		f.Again, f.Doubt = true, true
 	case status < 300: // not the success that was asked for
-		f.again, f.doubt = true, true
+		f.Again, f.Doubt = true, true
 	case status == http.StatusRequestTimeout, status == 499, is("RequestTimeout"):
-		f.again, f.doubt = true, true
+		f.Again, f.Doubt = true, true
 	case status == http.StatusConflict: // two conditional requests at once
-		f.again = true
+		f.Again = true
 	}
-	f.wait = retryAfter(a.header)
+	f.Wait = retryAfter(a.header)
 	return f
 }
 

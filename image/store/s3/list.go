@@ -11,6 +11,7 @@ import (
 	"github.com/minio/minio-go/v7"
 
 	"platter/image/store"
+	"platter/image/store/retry"
 )
 
 // List implements store.Store. Keys below the prefix that are no names of
@@ -21,7 +22,7 @@ func (s *Store) List(ctx context.Context, prefix string, f func(store.Info) erro
 	}
 	last := "" // key that was shown, or passed over
 	var stop error
-	err := s.retry(ctx, "list "+prefix, func() error {
+	err := s.line.Do(ctx, "list "+prefix, func() error {
 		var moved bool
 		err := s.list(ctx, prefix, last, func(o *minio.ObjectInfo) error {
 			if !strings.HasPrefix(o.Key, s.key(prefix)) || o.Key <= last {
@@ -38,8 +39,8 @@ func (s *Store) List(ctx context.Context, prefix string, f func(store.Info) erro
 			}
 			return nil
 		})
-		if why := (*failure)(nil); moved && errors.As(err, &why) {
-			why.moved = true
+		if why := (*retry.Failure)(nil); moved && errors.As(err, &why) {
+			why.Moved = true
 		}
 		return err
 	})
@@ -66,7 +67,7 @@ func (s *Store) list(ctx context.Context, prefix, last string, show func(*minio.
 		if o.Err != nil {
 			err := s.failure(o.Err, &a)
 			if errors.Is(err, store.ErrNotFound) { // nonsense: there is always a list
-				err = &failure{cause: errors.New(err.Error()), again: true}
+				err = &retry.Failure{Cause: errors.New(err.Error()), Again: true}
 			}
 			return err
 		}
@@ -94,7 +95,7 @@ func (s *Store) Delete(ctx context.Context, name string) error {
 }
 
 func (s *Store) remove(ctx context.Context, name string) error {
-	err := s.retry(ctx, "delete "+name, func() error {
+	err := s.line.Do(ctx, "delete "+name, func() error {
 		var a answer
 		if err := s.core.RemoveObject(a.watch(ctx), s.config.Bucket, s.key(name), minio.RemoveObjectOptions{}); err != nil {
 			return s.failure(err, &a)
@@ -104,7 +105,7 @@ func (s *Store) remove(ctx context.Context, name string) error {
 		}
 		_, err := s.stat(ctx, name)
 		if err == nil {
-			err = &failure{cause: fmt.Errorf("%s: said to be deleted, and is still there (status %d)", s.Location(), a.status), again: true}
+			err = &retry.Failure{Cause: fmt.Errorf("%s: said to be deleted, and is still there (status %d)", s.Location(), a.status), Again: true}
 		}
 		return err
 	})

@@ -25,7 +25,7 @@ func (s *Store) sendParts(ctx context.Context, u *upload) error {
 		return err
 	}
 	var id string
-	err := s.retry(ctx, "begin "+u.name, func() (err error) {
+	err := s.line.Do(ctx, "begin "+u.name, func() (err error) {
 		var a answer
 		if id, err = s.core.NewMultipartUpload(a.watch(ctx), s.config.Bucket, s.key(u.name), opts); err != nil {
 			return s.failure(err, &a)
@@ -56,7 +56,7 @@ func (s *Store) sendEach(ctx context.Context, u *upload, id string) ([]minio.Com
 			part.size += int64(len(p))
 		}
 		g.Go(func() error {
-			return s.retry(ctx, fmt.Sprintf("put part %d of %s", n+1, u.name), func() error {
+			return s.line.Do(ctx, fmt.Sprintf("put part %d of %s", n+1, u.name), func() error {
 				etag, err := s.sendPart(ctx, part, id, n+1)
 				list[n] = minio.CompletePart{PartNumber: n + 1, ETag: etag}
 				return err

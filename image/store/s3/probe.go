@@ -13,6 +13,7 @@ import (
 	"github.com/minio/minio-go/v7"
 
 	"platter/image/store"
+	"platter/image/store/retry"
 )
 
 // Probe finds out whether the server does what a repository relies on: that it
@@ -47,7 +48,7 @@ func (s *Store) probe(ctx context.Context, name string) error {
 
 // probeDelete removes what the probe made, also when that was interrupted.
 func (s *Store) probeDelete(ctx context.Context, name string) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), firstPatience)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), retry.FirstPatience)
 	defer cancel()
 	var first error
 	for _, name := range append(raceNames(name), name) {

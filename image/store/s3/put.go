@@ -18,6 +18,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"platter/image/store"
+	"platter/image/store/retry"
 )
 
 // markKey is the key of the metadata that tells whose write made an object.
@@ -30,7 +31,7 @@ type upload struct {
 	size  int64
 	sum   uint32 // CRC-32C
 	mark  string // random, hex
-	// doubt: a request of this upload may have had its effect unseen.
+	// Doubt: a request of this upload may have had its effect unseen.
 	doubt bool
 }
 
@@ -57,7 +58,7 @@ func (s *Store) Put(ctx context.Context, name string, parts ...[]byte) error {
 	if u.size > s.partSize() {
 		send = s.sendParts
 	}
-	err := s.retry(ctx, "put "+name, func() error { return s.put(ctx, u, send) })
+	err := s.line.Do(ctx, "put "+name, func() error { return s.put(ctx, u, send) })
 	if err == nil {
 		return nil
 	}
@@ -82,8 +83,8 @@ func (s *Store) put(ctx context.Context, u *upload, send func(context.Context, *
 		}
 	}
 	err := send(ctx, u)
-	if f := (*failure)(nil); errors.As(err, &f) {
-		u.doubt = u.doubt || f.doubt
+	if f := (*retry.Failure)(nil); errors.As(err, &f) {
+		u.doubt = u.doubt || f.Doubt
 	}
 	if !errors.Is(err, store.ErrExists) {
 		return err
@@ -92,7 +93,7 @@ func (s *Store) put(ctx context.Context, u *upload, send func(context.Context, *
 	// or when its first answer was lost.
 	there, settleErr := s.settle(ctx, u)
 	if !there && settleErr == nil {
-		return &failure{cause: fmt.Errorf("said to be there, and is not: %s", err), again: true}
+		return &retry.Failure{Cause: fmt.Errorf("said to be there, and is not: %s", err), Again: true}
 	}
 	return settleErr
 }
@@ -182,7 +183,7 @@ func (s *Store) sendFailed(err error, a *answer, summed bool) error {
 	var resp minio.ErrorResponse
 	if summed && errors.As(err, &resp) && (a.status == http.StatusBadRequest || a.status == http.StatusNotImplemented) &&
 		bytes.Contains(bytes.ToLower([]byte(resp.Code+resp.Message)), []byte("checksum")) && s.sums.CompareAndSwap(false, true) {
-		return &failure{cause: failed, again: true}
+		return &retry.Failure{Cause: failed, Again: true}
 	}
 	return failed
 }
@@ -194,10 +195,10 @@ func (s *Store) confirm(ctx context.Context, u *upload) error {
 	mark := o.UserMetadata[markKey]
 	switch {
 	case errors.Is(err, store.ErrNotFound):
-		return &failure{cause: fmt.Errorf("%s: said to be stored, and is not there", s.Location()), again: true, doubt: true}
+		return &retry.Failure{Cause: fmt.Errorf("%s: said to be stored, and is not there", s.Location()), Again: true, Doubt: true}
 	case err != nil:
-		if f := (*failure)(nil); errors.As(err, &f) {
-			f.doubt = true
+		if f := (*retry.Failure)(nil); errors.As(err, &f) {
+			f.Doubt = true
 		}
 		return err
 	case mark != "" && mark != u.mark:

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"platter/image/store"
+	"platter/image/store/retry"
 )
 
 const (
@@ -27,7 +28,7 @@ func (s *Store) Head(ctx context.Context, name string) (info store.Info, err err
 	if err := check(ctx, name); err != nil {
 		return info, fmt.Errorf("head %s: %w", name, err)
 	}
-	err = s.retry(ctx, "head "+name, func() error {
+	err = s.line.Do(ctx, "head "+name, func() error {
 		o, err := s.stat(ctx, name)
 		info = store.Info{Name: name, Size: o.Size, Modified: o.LastModified.Truncate(time.Second)}
 		return err
@@ -65,12 +66,12 @@ func (s *Store) absent(ctx context.Context, name string) error {
 	body, _, _, err := s.core.GetObject(a.watch(ctx), s.config.Bucket, s.key(name), opts)
 	if err == nil {
 		body.Close()
-		return &failure{cause: fmt.Errorf("%s: HEAD finds no object where GET does", s.Location()), again: true}
+		return &retry.Failure{Cause: fmt.Errorf("%s: HEAD finds no object where GET does", s.Location()), Again: true}
 	}
 	err = s.failure(err, &a)
-	if f := (*failure)(nil); errors.As(err, &f) {
-		f.sure = errors.Is(err, store.ErrNotFound)
-		f.again = f.again || a.status == http.StatusRequestedRangeNotSatisfiable // of an empty one
+	if f := (*retry.Failure)(nil); errors.As(err, &f) {
+		f.Sure = errors.Is(err, store.ErrNotFound)
+		f.Again = f.Again || a.status == http.StatusRequestedRangeNotSatisfiable // of an empty one
 	}
 	return err
 }
@@ -88,7 +89,7 @@ func (s *Store) Get(ctx context.Context, name string, limit int64) (data []byte,
 	if err := check(ctx, name); err != nil {
 		return nil, fmt.Errorf("get %s: %w", name, err)
 	}
-	err = s.retry(ctx, "get "+name, func() error {
+	err = s.line.Do(ctx, "get "+name, func() error {
 		data, err = s.get(ctx, name, limit)
 		return err
 	})
@@ -132,7 +133,7 @@ func (s *Store) checkSum(a *answer, sum uint32) error {
 	if a.status != http.StatusOK || len(want) != len(encodeSum(0)) || want == encodeSum(sum) {
 		return nil
 	}
-	return &failure{cause: fmt.Errorf("%s: came damaged: CRC-32C is %s, want %s", s.Location(), encodeSum(sum), want), again: true, damage: true}
+	return &retry.Failure{Cause: fmt.Errorf("%s: came damaged: CRC-32C is %s, want %s", s.Location(), encodeSum(sum), want), Again: true, Damage: true}
 }
 
 const sumHeader = "X-Amz-Checksum-Crc32c"
@@ -177,11 +178,11 @@ func (s *Store) readPieces(ctx context.Context, name string, p []byte, off int64
 
 // readPiece goes on where a request broke off.
 func (s *Store) readPiece(ctx context.Context, name string, p []byte, off int64) error {
-	return s.retry(ctx, "read "+name, func() error {
+	return s.line.Do(ctx, "read "+name, func() error {
 		n, err := s.fetch(ctx, name, p, off)
 		p, off = p[n:], off+int64(n)
-		if f := (*failure)(nil); n > 0 && errors.As(err, &f) {
-			f.moved = true
+		if f := (*retry.Failure)(nil); n > 0 && errors.As(err, &f) {
+			f.Moved = true
 		}
 		return err
 	})

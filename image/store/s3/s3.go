@@ -28,6 +28,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"platter/image/store"
+	"platter/image/store/retry"
 )
 
 // Errors that callers decide on, beside those of package store.
@@ -56,8 +57,8 @@ type Config struct {
 	CAFile                             string // PEM, beside the system's own
 
 	UploadLimit, DownloadLimit int64 // bytes in a second, 0 for none
-	// Patience is how long an operation is tried without any progress, 0 for 5
-	// minutes. It is much shorter until the server has answered at all.
+	// Patience is how long an operation is tried without any progress, 0 for
+	// retry.DefaultPatience. It is much shorter until the server has answered.
 	Patience time.Duration
 	// Stall is how long a connection may stand still, 0 for a minute.
 	Stall time.Duration
@@ -70,8 +71,6 @@ type Config struct {
 }
 
 const (
-	defaultPatience = 5 * time.Minute
-	firstPatience   = 20 * time.Second
 	defaultStall    = time.Minute
 	defaultPartSize = 96 << 20
 )
@@ -83,9 +82,8 @@ type Store struct {
 	core      *minio.Core
 	transport *http.Transport
 	up        *rate.Limiter
-	met       atomic.Bool // the server has answered
 	sums      atomic.Bool // it does not take CRC-32C: send MD5
-	told      atomic.Int64
+	line      retry.Line
 }
 
 var _ store.Store = (*Store)(nil)
@@ -93,7 +91,7 @@ var _ store.Store = (*Store)(nil)
 // Open opens the store that config describes. The server is not asked: the
 // first operation finds out whether it can be reached.
 func Open(_ context.Context, config Config) (*Store, error) {
-	s := &Store{config: config}
+	s := &Store{config: config, line: retry.Line{Patience: config.Patience, Notify: config.Notify}}
 	if err := s.open(); err != nil {
 		return nil, fmt.Errorf("open %s: %w", s.Location(), err)
 	}
@@ -136,7 +134,7 @@ func (s *Store) Close() error {
 
 // Now returns the time by the server's clock, in whole seconds.
 func (s *Store) Now(ctx context.Context) (now time.Time, err error) {
-	err = s.retry(ctx, "ask for the time", func() error {
+	err = s.line.Do(ctx, "ask for the time", func() error {
 		var a answer
 		_, err := s.core.BucketExists(a.watch(ctx), s.config.Bucket)
 		date, dateErr := http.ParseTime(a.header.Get("Date"))
