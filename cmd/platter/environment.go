@@ -118,14 +118,14 @@ func (c *call) unlock(ctx context.Context) (*repo.Repo, *keys.Credentials, error
 // locationOptions are for stores that are reached by a network.
 func (c *call) locationOptions() location.Options {
 	return location.Options{
-		UploadLimit: c.opts.limitUpload, DownloadLimit: c.opts.limitDownload,
+		UploadLimit: c.opts.limitUpload, DownloadLimit: c.opts.limitDownload, Patience: c.opts.retryFor,
 		Notify: func(s string) { c.term.notef("platter: %s", s) },
 	}
 }
 
 // adviseName is for a name of a repository that cannot be one.
 func adviseName(err error) error {
-	return advise(usagef("%s", err), "name a directory or a bucket; for a directory with a colon in its name, write ./NAME")
+	return advise(usagef("%s", err), "name a directory, a bucket or sftp:USER@HOST:PATH; for a directory with a colon in its name, write ./NAME")
 }
 
 // catalogDir is where the catalog of a repository is: where --catalog says, or

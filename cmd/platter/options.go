@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"platter/image/repo"
+	"platter/image/store/retry"
 )
 
 // options holds every flag of every command; those of other commands than the
@@ -19,6 +20,7 @@ type options struct {
 	lockWait      time.Duration
 	limitRead     int64 // per second, 0 for none
 	limitWrite    int64
+	retryFor      time.Duration
 	limitUpload   int64
 	limitDownload int64
 	json          bool
@@ -62,7 +64,7 @@ type options struct {
 
 func defaults() *options {
 	return &options{
-		repo: filepath.Join(dataDir(), "repo"), memory: 256 * mib, lockWait: 5 * time.Minute,
+		repo: filepath.Join(dataDir(), "repo"), memory: 256 * mib, lockWait: 5 * time.Minute, retryFor: retry.DefaultPatience,
 		blockSize: repo.DefaultBlockSize, tracker: "auto",
 		grace: day, minAge: day, maxDelete: 0.5,
 	}
@@ -100,6 +102,7 @@ type flag struct {
 const (
 	minMemory, maxMemory = 128 * mib, tib
 	maxLockWait          = 7 * day
+	maxRetryFor          = 30 * day
 	maxKeep              = 1_000_000
 	maxGrace             = 10 * 365 * day
 )
@@ -108,7 +111,7 @@ const (
 func globalFlags() []flag {
 	return []flag{
 		{
-			"repo", "r", "a directory or s3:URL", "PLATTER_REPOSITORY",
+			"repo", "r", "a directory, s3:URL or sftp:URL", "PLATTER_REPOSITORY",
 			func(o *options) pflag.Value { return text("PATH", &o.repo) },
 		},
 		{
@@ -132,11 +135,15 @@ func globalFlags() []flag {
 			func(o *options) pflag.Value { return rate(&o.limitWrite) },
 		},
 		{
-			"limit-upload", "", "send no more than this to a bucket in a second", "",
+			"retry-for", "", "how long to try while the repository cannot be reached", "",
+			func(o *options) pflag.Value { return span(&o.retryFor, time.Second, maxRetryFor) },
+		},
+		{
+			"limit-upload", "", "send no more than this over the network in a second", "",
 			func(o *options) pflag.Value { return rate(&o.limitUpload) },
 		},
 		{
-			"limit-download", "", "fetch no more than this from a bucket in a second", "",
+			"limit-download", "", "fetch no more than this over the network in a second", "",
 			func(o *options) pflag.Value { return rate(&o.limitDownload) },
 		},
 		{

@@ -23,6 +23,8 @@ import (
 	"platter/image/store/dir"
 	"platter/image/store/s3"
 	"platter/image/store/s3/s3test"
+	"platter/image/store/sftp"
+	"platter/image/store/sftp/sftptest"
 	"platter/image/store/vfs"
 )
 
@@ -34,6 +36,7 @@ func TestMain(m *testing.M) {
 // each of them; the rest is testscript's.
 func TestScripts(t *testing.T) {
 	bucket := sync.OnceValue(func() *s3test.Server { return s3test.Start(t) })
+	machine := sync.OnceValue(func() *sftptest.Server { return sftptest.Start(t) })
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
 		RequireUniqueNames:  true,
@@ -69,6 +72,7 @@ func TestScripts(t *testing.T) {
 			"tmpfs":  scriptTmpfs,
 			"mount":  scriptMount,
 			"setenv": scriptSetenv,
+			"sftp":   func(ts *testscript.TestScript, _ bool, args []string) { scriptSFTP(t, ts, machine(), args) },
 			"s3":     func(ts *testscript.TestScript, _ bool, args []string) { scriptS3(t, ts, bucket(), args) },
 		},
 	})
@@ -265,6 +269,16 @@ func scriptS3(t *testing.T, ts *testscript.TestScript, server *s3test.Server, ar
 	ts.Setenv("PLATTER_REPOSITORY", ts.Getenv("S3")+"/"+args[0])
 	ts.Setenv("AWS_ACCESS_KEY_ID", s3test.AccessKey)
 	ts.Setenv("AWS_SECRET_ACCESS_KEY", s3test.SecretKey)
+}
+
+// sftp PATH makes a directory below $MACHINE, on a machine reached by ssh, the
+// repository, with what is needed to log in there.
+func scriptSFTP(t *testing.T, ts *testscript.TestScript, server *sftptest.Server, args []string) {
+	ts.Setenv("MACHINE", server.Dir)
+	ts.Setenv("PLATTER_REPOSITORY", sftp.Scheme+"//"+server.User+"@"+server.Address+"/"+filepath.Join(server.Dir, args[0]))
+	ts.Setenv("SSH_AUTH_SOCK", "")
+	ts.Setenv("PLATTER_SSH_KEY", server.Key)
+	ts.Setenv("PLATTER_SSH_KNOWN_HOSTS", sftptest.KnownHosts(t, server.Address, server.HostKey))
 }
 
 // loop NAME FILE [ARGS...] attaches FILE to a loop device until the script ends

@@ -37,6 +37,7 @@ func Table() []Layer {
 		{"image/store/sftp", "image/store image/store/vfs image/store/retry image/store/dir", "a directory by way of ssh"},
 		{"image/store/location", "image/store image/store/vfs image/store/dir image/store/s3 image/store/sftp", "the store of a name"},
 		{"image/store/s3/s3test", "image/store image/store/s3", "a server for the tests of one, and its faults"},
+		{"image/store/sftp/sftptest", "image/store image/store/sftp", "an ssh server for the tests of one, and its faults"},
 		{"image/keys", "image", "what seals objects and names blocks"},
 		{"image/segment", "image image/store image/keys", "many blocks in one object"},
 		{"image/repo", "image image/store image/keys image/segment", "store, config and keys together"},
@@ -62,7 +63,7 @@ func Table() []Layer {
 // TestAids are the packages that only test files and other aids may import:
 // the suites, the models that stand in for the real thing, and what sets up
 // devices. Every test may, beside what its package may import.
-const TestAids = "cbt/cbttest image/store/storetest image/store/crashfs image/store/faulty image/store/mem image/store/s3/s3test vmtests/..."
+const TestAids = "cbt/cbttest image/store/storetest image/store/crashfs image/store/faulty image/store/mem image/store/s3/s3test image/store/sftp/sftptest vmtests/..."
 
 // Folders are the top-level folders there are, beside those of a dot. What
 // make builds goes to bin, which is not kept.

@@ -211,8 +211,19 @@ func (s *Store) Delete(ctx context.Context, name string) error {
 		return fmt.Errorf("delete %s: %w", name, absent(err))
 	}
 	s.files.Forget(name)
-	if err := s.fs.SyncDir(filepath.Dir(path)); err != nil {
-		return fmt.Errorf("delete %s: %w: %w", name, store.ErrNotDurable, err)
+	if err := s.SyncName(name); err != nil {
+		return fmt.Errorf("delete: %w", err)
+	}
+	return nil
+}
+
+// SyncName makes it durable that an object is there, or is not.
+func (s *Store) SyncName(name string) error {
+	if err := store.CheckName(name); err != nil {
+		return fmt.Errorf("sync %s: %w", name, err)
+	}
+	if err := s.fs.SyncDir(filepath.Dir(s.path(name))); err != nil {
+		return fmt.Errorf("sync %s: %w: %w", name, store.ErrNotDurable, err)
 	}
 	return nil
 }

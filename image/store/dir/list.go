@@ -42,7 +42,7 @@ func (s *Store) list(ctx context.Context, dir, prefix string, f func(store.Info)
 		if e.Kind == vfs.Directory {
 			err = s.list(ctx, dir+"/"+e.Name, prefix+e.Name+"/", f)
 		} else {
-			err = s.listOne(dir+"/"+e.Name, prefix+e.Name, f)
+			err = s.listOne(dir+"/"+e.Name, prefix+e.Name, e.Info, f)
 		}
 		if err != nil {
 			return err
@@ -51,8 +51,14 @@ func (s *Store) list(ctx context.Context, dir, prefix string, f func(store.Info)
 	return nil
 }
 
-func (s *Store) listOne(path, name string, f func(store.Info) error) error {
-	st, err := s.fs.Stat(path)
+func (s *Store) listOne(path, name string, known *vfs.Info, f func(store.Info) error) error {
+	var st vfs.Info
+	var err error
+	if known != nil {
+		st = *known
+	} else {
+		st, err = s.fs.Stat(path)
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // deleted meanwhile
 	}

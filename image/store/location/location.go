@@ -1,5 +1,6 @@
 // Package location opens the store that the name of a repository tells of: a
-// path is a directory, s3:https://HOST/BUCKET/PREFIX a bucket.
+// path is a directory, s3:https://HOST/BUCKET/PREFIX a bucket,
+// sftp:USER@HOST:PATH a directory of another machine.
 package location
 
 import (
@@ -9,10 +10,12 @@ import (
 	"io/fs"
 	"strings"
 	"syscall"
+	"time"
 
 	"platter/image/store"
 	"platter/image/store/dir"
 	"platter/image/store/s3"
+	"platter/image/store/sftp"
 	"platter/image/store/vfs"
 )
 
@@ -27,15 +30,16 @@ var (
 
 // Options are for stores that are reached by a network.
 type Options struct {
-	UploadLimit, DownloadLimit int64        // bytes in a second, 0 for none
-	Notify                     func(string) // as s3.Config.Notify
+	UploadLimit, DownloadLimit int64         // bytes in a second, 0 for none
+	Patience                   time.Duration // without any progress, 0 for an hour
+	Notify                     func(string)  // of trouble that lasts
 }
 
 // IsPath reports whether name is that of a directory, rather than of something
 // reached by a network. A path with a colon in it can be written ./PATH.
 func IsPath(name string) bool {
 	scheme, rest, ok := strings.Cut(name, ":")
-	return !ok || strings.Contains(scheme, "/") || scheme+":" != s3.Scheme && !strings.HasPrefix(rest, "//")
+	return !ok || strings.Contains(scheme, "/") || scheme+":" != s3.Scheme && scheme+":" != sftp.Scheme && !strings.HasPrefix(rest, "//")
 }
 
 // Check returns an error unless name is one that a repository can have.
@@ -43,25 +47,45 @@ func Check(name string) error {
 	if IsPath(name) {
 		return nil
 	}
-	if _, err := s3.Parse(name); err != nil {
+	_, err := s3.Parse(name)
+	if isSFTP(name) {
+		_, err = sftp.Parse(name)
+	}
+	if err != nil {
 		return fmt.Errorf("%w: %w", ErrSyntax, err)
 	}
 	return nil
 }
 
+func isSFTP(name string) bool { return strings.HasPrefix(name, sftp.Scheme) }
+
 // Open opens the store of that name.
 func Open(ctx context.Context, name string, opts Options) (store.Store, error) {
-	if !IsPath(name) {
-		st, err := bucket(ctx, name, opts)
+	if err := Check(name); err != nil {
+		return nil, err
+	}
+	// Each by its own variable: a nil pointer in an interface is not nil.
+	switch {
+	case IsPath(name):
+		st, err := dir.Open(name, vfs.OS())
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
+			err = fmt.Errorf("%s: %w", name, ErrMissing)
+		}
 		if err != nil {
-			return nil, err // not a nil *s3.Store in an interface
+			return nil, err
+		}
+		return st, nil
+	case isSFTP(name):
+		st, err := remote(ctx, name, opts, sftp.Open)
+		if sftp.Missing(err) {
+			err = fmt.Errorf("%s: %w", name, ErrMissing)
+		}
+		if err != nil {
+			return nil, err
 		}
 		return st, nil
 	}
-	st, err := dir.Open(name, vfs.OS())
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
-		return nil, fmt.Errorf("%s: %w", name, ErrMissing)
-	}
+	st, err := bucket(ctx, name, opts)
 	if err != nil {
 		return nil, err
 	}
@@ -69,10 +93,20 @@ func Open(ctx context.Context, name string, opts Options) (store.Store, error) {
 }
 
 // Create opens a store for a new repository: it makes a directory that is
-// missing, and makes sure that a bucket keeps what repositories rely on.
+// missing, and makes sure that a server keeps what repositories rely on.
 func Create(ctx context.Context, name string, opts Options) (store.Store, error) {
-	if IsPath(name) {
+	if err := Check(name); err != nil {
+		return nil, err
+	}
+	switch {
+	case IsPath(name):
 		st, err := dir.Create(name, vfs.OS())
+		if err != nil {
+			return nil, err
+		}
+		return st, nil
+	case isSFTP(name):
+		st, err := remote(ctx, name, opts, sftp.Create)
 		if err != nil {
 			return nil, err
 		}
@@ -89,13 +123,21 @@ func Create(ctx context.Context, name string, opts Options) (store.Store, error)
 }
 
 func bucket(ctx context.Context, name string, opts Options) (*s3.Store, error) {
-	if err := Check(name); err != nil {
-		return nil, err
-	}
 	config, err := s3.Parse(name)
 	if err != nil {
 		return nil, err
 	}
-	config.UploadLimit, config.DownloadLimit, config.Notify = opts.UploadLimit, opts.DownloadLimit, opts.Notify
+	config.UploadLimit, config.DownloadLimit = opts.UploadLimit, opts.DownloadLimit
+	config.Patience, config.Notify = opts.Patience, opts.Notify
 	return s3.Open(ctx, config)
+}
+
+func remote(ctx context.Context, name string, opts Options, open func(context.Context, sftp.Config) (*sftp.Store, error)) (*sftp.Store, error) {
+	config, err := sftp.Parse(name)
+	if err != nil {
+		return nil, err
+	}
+	config.UploadLimit, config.DownloadLimit = opts.UploadLimit, opts.DownloadLimit
+	config.Patience, config.Notify = opts.Patience, opts.Notify
+	return open(ctx, config)
 }

@@ -73,6 +73,8 @@ const (
 type Entry struct {
 	Name string
 	Kind Kind
+	// Info is what Stat would say, where it came along; else nil.
+	Info *Info
 }
 
 // Info describes a file or directory.
