@@ -145,8 +145,10 @@ func damageOf(ctx context.Context, list func(context.Context, func(image.ID, ima
 		return nil
 	})
 	slices.SortFunc(all, compareDamage)
-	return slices.CompactFunc(all, func(a, b damagedRecord) bool { return a.at == b.at }), err
+	return slices.CompactFunc(all, sameRecord), err
 }
+
+func sameRecord(a, b damagedRecord) bool { return a.at == b.at }
 
 // setDamage replaces all damage known by want, which is sorted, if it differs.
 func (c *Catalog) setDamage(ctx context.Context, want []damagedRecord) error {

@@ -8,6 +8,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 
 	"platter/image"
+	"platter/image/keys"
 	"platter/image/segment"
 )
 
@@ -21,7 +22,8 @@ import (
 //	m  name                         → manifest as JSON
 //	p  number(4) record(4)          → page as image.Page encodes it
 //	r  number(4) chunk(4)           → segment(16), then IDs(32 each) of its records
-//	s  segment(16)                  → number, kind, size, records, plain, stored
+//	s  segment(16)                  → number, kind, size, records, plain, stored,
+//	                                  writer, rights, moved, digest
 //	t                               → totals
 //	u  number(4)                    → segment(16): being added when a crash came
 const (
@@ -108,10 +110,16 @@ type SegmentInfo struct {
 	Records int             `json:"records"` // blocks or pages
 	Plain   int64           `json:"plain"`   // bytes decoded, of all records
 	Stored  int64           `json:"stored"`  // bytes encoded, of all records
+	Writer  keys.Writer     `json:"-"`       // who signed it
+	Moved   bool            `json:"-"`       // as in segment.Footer
+	Digest  image.Digest    `json:"-"`       // as in segment.Footer
 	number  uint32
 }
 
-const infoSize = 4 + 1 + 8 + 4 + 8 + 8
+const (
+	plainInfoSize = 4 + 1 + 8 + 4 + 8 + 8
+	infoSize      = plainInfoSize + 32 + 1 + 1 + 32
+)
 
 func (s *SegmentInfo) encode() []byte {
 	b := binary.BigEndian.AppendUint32(make([]byte, 0, infoSize), s.number)
@@ -119,7 +127,13 @@ func (s *SegmentInfo) encode() []byte {
 	b = binary.BigEndian.AppendUint64(b, uint64(s.Size))
 	b = binary.BigEndian.AppendUint32(b, uint32(s.Records))
 	b = binary.BigEndian.AppendUint64(b, uint64(s.Plain))
-	return binary.BigEndian.AppendUint64(b, uint64(s.Stored))
+	b = binary.BigEndian.AppendUint64(b, uint64(s.Stored))
+	b = append(b, s.Writer.Key[:]...)
+	b = append(b, byte(s.Writer.Rights), 0)
+	if s.Moved {
+		b[len(b)-1] = 1
+	}
+	return append(b, s.Digest[:]...)
 }
 
 func parseInfo(key, b []byte) (s SegmentInfo, err error) {
@@ -135,6 +149,9 @@ func parseInfo(key, b []byte) (s SegmentInfo, err error) {
 		Plain:   int64(binary.BigEndian.Uint64(b[17:])),
 		Stored:  int64(binary.BigEndian.Uint64(b[25:])),
 	}
+	b = b[plainInfoSize:]
+	s.Writer = keys.Writer{Key: [32]byte(b), Rights: keys.Rights(b[32])}
+	s.Moved, s.Digest = b[33] != 0, image.Digest(b[34:])
 	return s, nil
 }
 

@@ -199,7 +199,7 @@ func (c *Catalog) undo(w *segmentWriter) error {
 }
 
 func infoOf(f *segment.Footer, number uint32) SegmentInfo {
-	s := SegmentInfo{ID: f.ID, Kind: f.Kind, Size: f.Size, Records: len(f.Records), number: number}
+	s := SegmentInfo{ID: f.ID, Kind: f.Kind, Size: f.Size, Records: len(f.Records), Writer: f.Writer, Moved: f.Moved, Digest: f.Digest, number: number}
 	for i := range f.Records {
 		s.Plain += int64(f.Records[i].Plain)
 		s.Stored += int64(f.Records[i].Stored)

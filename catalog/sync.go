@@ -2,7 +2,9 @@ package catalog
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -253,7 +255,17 @@ func (c *Catalog) addManifests(ctx context.Context, repo Repository, names []str
 
 func (c *Catalog) syncDamage(ctx context.Context, repo Repository, report *SyncReport) error {
 	want, err := damageOf(ctx, repo.Damaged)
-	if err != nil {
+	if errors.Is(err, image.ErrCorrupt) {
+		// What was known of damage stays known while a note cannot be read.
+		report.warn("%v: run platter verify --read-data", err)
+		known, err := damageOf(ctx, c.Damaged)
+		if err != nil {
+			return err
+		}
+		want = append(want, known...)
+		slices.SortFunc(want, compareDamage)
+		want = slices.CompactFunc(want, sameRecord)
+	} else if err != nil {
 		return fmt.Errorf("list damage: %w", err)
 	}
 	report.Damaged = len(want)

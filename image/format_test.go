@@ -6,6 +6,7 @@ import (
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/ecdh"
+	"crypto/ed25519"
 	"crypto/hpke"
 	"crypto/sha256"
 	"encoding/base64"
@@ -40,7 +41,7 @@ func TestGoldenRepositoriesAreAsSpecified(t *testing.T) {
 	}
 	for _, e := range list {
 		t.Run(e.Name(), func(t *testing.T) {
-			d := &decoder{T: t, objects: map[string][]byte{}, places: map[string][]place{}, segments: map[string][]record{}, kinds: map[string]int{}}
+			d := &decoder{T: t, objects: map[string][]byte{}, places: map[string][]place{}, segments: map[string][]record{}, kinds: map[string]int{}, signers: map[string]byte{}}
 			d.load(filepath.Join(goldenDir, e.Name(), "repo"))
 			d.config(filepath.Join(goldenDir, e.Name()))
 			for name := range d.objects {
@@ -50,6 +51,9 @@ func TestGoldenRepositoriesAreAsSpecified(t *testing.T) {
 				if d.kinds[kind] == 0 {
 					t.Errorf("no %s", kind)
 				}
+			}
+			if d.sealed {
+				d.want(d.kinds["attested"] > 0 && len(d.signers) == 2, "%d attestations, signers %v", d.kinds["attested"], d.signers)
 			}
 			d.images(filepath.Join(goldenDir, e.Name(), "images.txt"))
 		})
@@ -65,7 +69,9 @@ type decoder struct {
 	id         []byte // keys
 	structure  []byte
 	sealed     bool
-	private    hpke.PrivateKey     // of the data key pair
+	private    hpke.PrivateKey // of the data key pair
+	admin      ed25519.PublicKey
+	signers    map[string]byte     // rights by public key, of who signed anything
 	places     map[string][]place  // of blocks and pages by ID
 	segments   map[string][]record // by ID
 	kinds      map[string]int
@@ -92,7 +98,9 @@ type manifest struct {
 		Segment string `json:"segment"`
 		Record  int    `json:"record"`
 	} `json:"root_at"`
-	digest string
+	Writer    string `json:"writer"`
+	WriteOnly bool   `json:"write_only"`
+	digest    string
 }
 
 func (d *decoder) load(root string) {
@@ -138,7 +146,8 @@ func zero(p []byte) bool { return len(bytes.Trim(p, "\x00")) == 0 }
 // open takes a small object out of its envelope.
 func (d *decoder) open(name, kind string, v any) (digest string) {
 	b := d.objects[name]
-	d.want(len(b) >= 56+32+64, "%s: %d bytes", name, len(b))
+	const tail = 104 + 64 + 32
+	d.want(len(b) >= 56+tail, "%s: %d bytes", name, len(b))
 	d.want(string(b[:8]) == "PLTR"+kind, "%s: begins %q", name, b[:8])
 	var protection byte
 	if d.sealed && kind != "CONF" && kind != "KEYS" {
@@ -146,15 +155,18 @@ func (d *decoder) open(name, kind string, v any) (digest string) {
 	}
 	d.want(binary.LittleEndian.Uint16(b[8:]) == 1 && b[10] == protection && zero(b[11:16]), "%s: version and protection %x", name, b[8:16])
 	n := binary.LittleEndian.Uint64(b[16:])
-	d.want(n == uint64(len(b)-56-32-64), "%s: payload of %d bytes in %d", name, n, len(b))
-	d.want(zero(b[24:56]) == (protection == 0) && zero(b[len(b)-64:]), "%s: salt or signature", name)
+	d.want(n == uint64(len(b)-56-tail), "%s: payload of %d bytes in %d", name, n, len(b))
+	d.want(zero(b[24:56]) == (protection == 0), "%s: salt", name)
 	key := derive("platter 2026 public object digest", nil)
 	if kind != "CONF" && kind != "KEYS" {
 		key = derive("platter 2026 object digest", d.structure)
 	}
 	length := binary.LittleEndian.AppendUint32(nil, uint32(len(name)))
-	sum := keyed(key, length, []byte(name), b[:56+n])
-	d.want(bytes.Equal(sum, b[56+n:][:32]), "%s: digest differs", name)
+	sum := keyed(key, length, []byte(name), b[:len(b)-32])
+	d.want(bytes.Equal(sum, b[len(b)-32:]), "%s: digest differs", name)
+	inner := keyed(key, length, []byte(name), b[:len(b)-96])
+	rights := d.signed(name, b[len(b)-tail:][:104], b[len(b)-96:][:64], join([]byte("platter 2026 object signature"), inner))
+	d.want(!d.sealed || kind == "MANI" || kind == "LEAS" || kind == "TOMB" || kind == "DAMG" || rights&2 != 0, "%s: signed with rights %d", name, rights)
 	payload := b[56 : 56+n]
 	if protection == 1 {
 		payload = d.decrypt(name, derive("platter 2026 object", join(d.structure, b[24:56])), make([]byte, 12), payload, nil)
@@ -163,6 +175,23 @@ func (d *decoder) open(name, kind string, v any) (digest string) {
 		d.Fatalf("%s: %v", name, err)
 	}
 	return hex.EncodeToString(sum)
+}
+
+// signed checks a signature and returns the rights of who made it.
+func (d *decoder) signed(name string, certificate, signature, message []byte) byte {
+	d.Helper()
+	if !d.sealed {
+		d.want(zero(certificate) && zero(signature), "%s: a signature in clear", name)
+		return 3
+	}
+	if d.admin == nil {
+		return 3 // a slot that is to be opened first: slots looks again
+	}
+	d.want(ed25519.Verify(d.admin, join([]byte("platter 2026 writer"), certificate[:40]), certificate[40:]), "%s: certificate", name)
+	d.want(ed25519.Verify(certificate[:32], message, signature), "%s: signature", name)
+	d.want(zero(certificate[33:40]) && (certificate[32] == 0 || certificate[32] == 3), "%s: rights %x", name, certificate[32:40])
+	d.signers[hex.EncodeToString(certificate[:32])] = certificate[32]
+	return certificate[32]
 }
 
 func join(parts ...[]byte) []byte { return bytes.Join(parts, nil) }
@@ -187,14 +216,6 @@ func gcm(key []byte) cipher.AEAD {
 	return aead
 }
 
-// withoutAuth cuts the field auth out of an object's JSON.
-func (d *decoder) withoutAuth(name, auth string) []byte {
-	b := d.objects[name]
-	before, after, ok := bytes.Cut(b[56:len(b)-96], []byte(`,"auth":"`+auth+`"`))
-	d.want(ok, "%s: no auth", name)
-	return join(before, after)
-}
-
 func (d *decoder) config(dir string) {
 	var c struct {
 		Version     int
@@ -204,9 +225,9 @@ func (d *decoder) config(dir string) {
 		Compression string
 		Encryption  string
 		Domain      string
-		Auth        string
 		Features    []string
 	}
+	d.sealed = bytes.Contains(d.objects["config"], []byte(`"encryption":"aes-256-gcm+x25519"`))
 	d.open("config", "CONF", &c)
 	d.want(c.Version == 1 && c.Compression == "lz4" && len(c.Features) == 0, "config %+v", c)
 	d.repository, d.blockSize = c.Repository, c.BlockSize
@@ -215,8 +236,7 @@ func (d *decoder) config(dir string) {
 	if c.Encryption != "none" {
 		d.want(c.Encryption == "aes-256-gcm+x25519", "encryption %q", c.Encryption)
 		d.slots(dir, c.Domain)
-		want := keyed(derive("platter 2026 config", d.structure), d.withoutAuth("config", c.Auth))
-		d.want(c.Auth == hex.EncodeToString(want), "auth of the config is %s, want %x", c.Auth, want)
+		d.open("config", "CONF", &c)
 		return
 	}
 	for name := range d.objects {
@@ -246,15 +266,14 @@ func (d *decoder) slots(dir, domain string) {
 		return b
 	}
 	kinds := map[string]int{}
-	d.sealed = true
 	for name := range d.objects {
 		if !strings.HasPrefix(name, "keys/") {
 			continue
 		}
 		var s struct {
-			Type, Recipient, Salt, Sealed, Auth string
-			WriteOnly                           bool `json:"write_only"`
-			Argon2id                            struct {
+			Type, Recipient, Salt, Sealed, Writer string
+			WriteOnly                             bool `json:"write_only"`
+			Argon2id                              struct {
 				Time, Threads uint8
 				Memory        uint32 `json:"memory_kib"`
 			}
@@ -285,31 +304,41 @@ func (d *decoder) slots(dir, domain string) {
 		default:
 			d.Fatalf("%s: type %q", name, s.Type)
 		}
-		d.secrets(name, domain, plain, s.WriteOnly)
-		want := keyed(derive("platter 2026 key slot", d.structure), []byte(name), d.withoutAuth(name, s.Auth))
-		d.want(s.Auth == hex.EncodeToString(want), "%s: auth %s, want %x", name, s.Auth, want)
+		d.secrets(name, domain, plain, s.Writer, s.WriteOnly)
+		d.open(name, "KEYS", &s)
 		kinds[s.Type]++
 	}
 	d.want(kinds["passphrase"] == 1 && kinds["keyfile"] == 2 && kinds["age"] == 1, "slots %v", kinds)
 }
 
 // secrets takes in what a slot holds.
-func (d *decoder) secrets(name, domain string, plain []byte, writeOnly bool) {
+func (d *decoder) secrets(name, domain string, plain []byte, writer string, writeOnly bool) {
 	var k struct {
-		ID        string `json:"id_key"`
-		Structure string `json:"structure_key"`
-		Public    string `json:"data_public"`
-		Private   string `json:"data_private"`
+		ID          string `json:"id_key"`
+		Structure   string `json:"structure_key"`
+		Public      string `json:"data_public"`
+		Private     string `json:"data_private"`
+		Admin       string `json:"admin_public"`
+		AdminSeed   string `json:"admin_private"`
+		Seed        string `json:"writer_private"`
+		Certificate string `json:"certificate"`
 	}
 	if err := json.Unmarshal(plain, &k); err != nil {
 		d.Fatalf("%s: %v", name, err)
 	}
 	d.id, d.structure = d.unhex(k.ID, 32), d.unhex(k.Structure, 32)
-	print := derive("platter 2026 domain fingerprint", join(d.id, d.structure, d.unhex(k.Public, 32)))[:16]
+	print := derive("platter 2026 domain fingerprint", join(d.id, d.structure, d.unhex(k.Public, 32), d.unhex(k.Admin, 32)))[:16]
 	d.want(hex.EncodeToString(print) == domain && (k.Private == "") == writeOnly, "%s: keys %x, write-only %v", name, print, writeOnly)
+	d.admin = d.unhex(k.Admin, 32)
+	c := d.unhex(k.Certificate, 104)
+	public := ed25519.NewKeyFromSeed(d.unhex(k.Seed, 32)).Public().(ed25519.PublicKey)
+	d.want(bytes.Equal(c[:32], public) && hex.EncodeToString(public) == writer && (c[32] == 0) == writeOnly, "%s: writer %x, %s", name, c[:33], writer)
+	d.want(ed25519.Verify(d.admin, join([]byte("platter 2026 writer"), c[:40]), c[40:]), "%s: certificate", name)
+	d.want((k.AdminSeed == "") == writeOnly, "%s: the administrator's key", name)
 	if writeOnly {
 		return
 	}
+	d.want(ed25519.NewKeyFromSeed(d.unhex(k.AdminSeed, 32)).Public().(ed25519.PublicKey).Equal(d.admin), "%s: the administrator's halves", name)
 	private, err := ecdh.X25519().NewPrivateKey(d.unhex(k.Private, 32))
 	d.want(err == nil && hex.EncodeToString(private.PublicKey().Bytes()) == k.Public, "%s: %v", name, err)
 	d.private, err = hpke.NewDHKEMPrivateKey(private)
@@ -401,13 +430,29 @@ func (d *decoder) object(name string) {
 		d.open(name, "DAMG", &n)
 		d.want(len(n.Records) > 0 && len(n.Records[0].Block) == 64, "%s: %+v", name, n)
 		d.kinds["damaged"]++
+	case is("attest/" + id):
+		var a struct {
+			Segments []struct{ Segment, Digest string }
+		}
+		d.open(name, "ATTE", &a)
+		for _, s := range a.Segments {
+			b := d.objects["segments/"+s.Segment[:2]+"/"+s.Segment]
+			d.want(len(b) > 512 && hex.EncodeToString(b[len(b)-400:][:32]) == s.Digest, "%s: %+v", name, s)
+		}
+		d.want(len(a.Segments) > 0, "%s is empty", name)
+		d.kinds["attested"]++
 	default:
 		d.Fatalf("%s: an object of no known name", name)
 	}
 }
 
 func (d *decoder) manifestName(m manifest) string {
-	tag := keyed(derive("platter 2026 volume tag", d.structure), []byte(m.Volume))[:16]
+	line := []byte(m.Volume)
+	if m.WriteOnly {
+		line = append(append(line, 0), m.Writer...)
+	}
+	d.want(!d.sealed || (d.signers[m.Writer] == 0) == m.WriteOnly, "image %d of %s is of writer %s", m.Seq, m.Volume, m.Writer)
+	tag := keyed(derive("platter 2026 volume tag", d.structure), line)[:16]
 	return fmt.Sprintf("images/%x/%016x", tag, m.Seq)
 }
 
@@ -415,7 +460,7 @@ func (d *decoder) segment(name string) {
 	b, le := d.objects[name], binary.LittleEndian
 	id := name[len(name)-32:]
 	d.want(strings.HasPrefix(name, "segments/"+id[:2]+"/") && len(b)%4096 == 0 && len(b) >= 8192, "%s: %d bytes", name, len(b))
-	h, t := b[:4096], b[len(b)-256:]
+	h, t := b[:4096], b[len(b)-512:]
 	kind := h[8]
 	d.want(string(h[:8]) == "PLTRSEG\x01" && string(t[:8]) == "PLTREND\x01", "%s: magic", name)
 	d.want(le.Uint16(h[8:]) == uint16(kind) && le.Uint16(t[8:]) == uint16(kind) && (kind == 1 || kind == 2), "%s: kind", name)
@@ -424,19 +469,20 @@ func (d *decoder) segment(name string) {
 	if d.sealed {
 		flags, overhead = 1, 16
 	}
-	d.want(h[10] == flags && t[10] == flags && h[11] == 0 && t[11] == 0 && (table > 0) == d.sealed && table <= 41, "%s: flags, or a key table of %d", name, table)
-	d.want(zero(h[76:80]) && zero(h[80+96*table:4088]) && zero(t[144:248]), "%s: what is kept zero", name)
+	d.want(h[10] == flags && t[10]&^2 == flags && h[11] == 0 && t[11] == 0 && (table > 0) == d.sealed && table <= 41, "%s: flags, or a key table of %d", name, table)
+	d.want(zero(h[76:80]) && zero(h[80+96*table:4088]) && zero(t[312:504]), "%s: what is kept zero", name)
 	keys, origins := d.origins(name, h, kind)
 	d.want(le.Uint32(h[12:]) == 4096 && le.Uint32(t[28:]) == 4096 && le.Uint64(t[32:]) == uint64(len(b)), "%s: lengths", name)
 	d.want(hex.EncodeToString(h[16:32]) == d.repository && hex.EncodeToString(h[32:48]) == id && hex.EncodeToString(t[40:56]) == id, "%s: IDs", name)
 	d.want(bytes.Equal(h[48:64], t[56:72]) && bytes.Equal(h[64:72], t[72:80]), "%s: run and time", name)
-	d.want(xxhash.Sum64(h[:4088]) == le.Uint64(h[4088:]) && xxhash.Sum64(t[:248]) == le.Uint64(t[248:]), "%s: checksums", name)
+	d.want(xxhash.Sum64(h[:4088]) == le.Uint64(h[4088:]) && xxhash.Sum64(t[:504]) == le.Uint64(t[504:]), "%s: checksums", name)
 	records, at, n := int(le.Uint32(t[12:])), int(le.Uint64(t[16:])), int(le.Uint32(t[24:]))
-	d.want(n == 56*records+int(overhead) && at >= 4096 && at+n <= len(b)-256, "%s: footer at %d+%d", name, at, n)
+	d.want(n == 56*records+int(overhead) && at >= 4096 && at+n <= len(b)-512, "%s: footer at %d+%d", name, at, n)
 	footer, key := b[at:at+n], derive("platter 2026 segment footer digest", d.structure)
 	d.want(bytes.Equal(keyed(key, h), t[80:112]), "%s: digest of the header", name)
 	d.want(bytes.Equal(keyed(key, footer, t[:112]), t[112:144]), "%s: digest of the footer", name)
-	d.want(zero(b[at+n:len(b)-256]), "%s: padding", name)
+	d.want(zero(b[at+n:len(b)-512]), "%s: padding", name)
+	d.signed(name, t[144:248], t[248:312], join([]byte("platter 2026 segment signature"), t[112:248]))
 	if d.sealed {
 		footer = d.decrypt(name, derive("platter 2026 segment footer", join(d.structure, h[32:48])), make([]byte, 12), footer, nil)
 	}
@@ -538,7 +584,7 @@ func (d *decoder) images(list string) {
 func (d *decoder) chain(m manifest) {
 	want := strings.Repeat("0", 64)
 	for _, before := range d.manifests {
-		if before.Volume == m.Volume && before.Seq == m.Seq-1 {
+		if before.Volume == m.Volume && before.WriteOnly == m.WriteOnly && (!m.WriteOnly || before.Writer == m.Writer) && before.Seq == m.Seq-1 {
 			want = before.digest
 		}
 	}

@@ -55,6 +55,10 @@ type Manifest struct {
 	// Epoch of the newest list of condemned segments when the run began.
 	Epoch uint64 `json:"epoch"`
 	Tool  string `json:"tool"` // version of the program
+	// Writer is the public key of who signed the manifest, 64 hex digits; ""
+	// in a repository that is not encrypted. WriteOnly writers cannot read.
+	Writer    string `json:"writer,omitempty"`
+	WriteOnly bool   `json:"write_only,omitempty"`
 	// Features that a reader must know to read this image right.
 	Features []string `json:"features,omitempty"`
 }
@@ -102,6 +106,16 @@ func (d Digest) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
 
 // UnmarshalText is the reverse of MarshalText.
 func (d *Digest) UnmarshalText(text []byte) error { return unhex(d[:], text, "digest") }
+
+// Line tells whose images of the volume this one is counted with: those who
+// can read share one line, "", any other writer has its own. Images of other
+// lines are another's word, whatever volume they name.
+func (m *Manifest) Line() string {
+	if m.WriteOnly {
+		return m.Writer
+	}
+	return ""
+}
 
 // Blocks returns the number of blocks of the image, the last one perhaps short.
 func (m *Manifest) Blocks() int64 {

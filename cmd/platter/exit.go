@@ -46,7 +46,7 @@ var causes = [...]struct {
 	{exitInterrupted, []error{errInterrupted}},
 	{exitDamage, []error{job.ErrDamaged, image.ErrCorrupt}},
 	{exitRefused, []error{block.ErrRefused}},
-	{exitCredentials, []error{keys.ErrCredentials, keys.ErrNoDataKey}},
+	{exitCredentials, []error{keys.ErrCredentials, keys.ErrNoDataKey, keys.ErrRights}},
 	{exitLocked, []error{catalog.ErrLocked}},
 	{exitNoRepository, []error{repo.ErrNoRepository, s3.ErrNoBucket}},
 	{exitUsage, []error{job.ErrUsage, job.ErrConfirm}},

@@ -20,13 +20,14 @@ type keyLine struct {
 	Created   time.Time `json:"created,omitzero"`
 	WriteOnly bool      `json:"write_only"`
 	Recipient string    `json:"recipient,omitempty"`
+	Writer    string    `json:"writer,omitempty"`  // public key that signs what it writes
 	Problem   string    `json:"problem,omitempty"` // why it opens nothing
 }
 
 func lineOfKey(s repo.KeySlot) keyLine {
 	l := keyLine{
 		Name: strings.TrimPrefix(s.Name, "keys/"), Type: s.Type, Label: s.Label, Created: s.Created,
-		WriteOnly: s.WriteOnly, Recipient: s.Recipient,
+		WriteOnly: s.WriteOnly, Recipient: s.Recipient, Writer: s.Writer,
 	}
 	if s.Problem != nil {
 		l.Problem = s.Problem.Error()
@@ -51,14 +52,17 @@ func runKeyList(ctx context.Context, c *call, _ []string) error {
 		return nil
 	}
 	var t table
-	t.row("NAME", "TYPE", "CREATED", "MAY", "LABEL", "RECIPIENT")
+	t.row("NAME", "TYPE", "CREATED", "MAY", "WRITER", "LABEL", "RECIPIENT")
 	for _, s := range list {
 		l := lineOfKey(s)
-		t.row(l.Name, l.Type, createdText(s), rightsText(s), l.Label, l.Recipient)
+		t.row(l.Name, l.Type, createdText(s), rightsText(s), shortWriter(l.Writer), l.Label, l.Recipient)
 	}
 	c.term.table(t)
 	return nil
 }
+
+// shortWriter is how tables name a writer.
+func shortWriter(key string) string { return key[:min(len(key), 16)] }
 
 func createdText(s repo.KeySlot) string {
 	if s.Created.IsZero() {
@@ -87,11 +91,9 @@ func runKeyAdd(ctx context.Context, c *call, _ []string) error {
 		return err
 	}
 	defer c.finish(r, nil)
-	d := r.Keys
-	if o.writeOnly && d.Encrypted() {
-		d = d.WriteOnly()
-	} else if !d.CanRead() {
-		return fmt.Errorf("key add: %w, and can give no more than that: say --write-only", keys.ErrNoDataKey)
+	d, err := r.Keys.NewWriter(o.writeOnly)
+	if err != nil {
+		return advise(fmt.Errorf("key add: %w", err), "use a key that reads: the password or key of platter init, or the recovery key")
 	}
 	slot, proof, err := c.newSlot(ctx)
 	if err != nil {

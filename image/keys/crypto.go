@@ -31,9 +31,13 @@ const (
 )
 
 // NewEncrypted returns a Domain of random keys, the data key pair with both
-// its halves among them.
+// its halves among them, and signing keys with all rights.
 func NewEncrypted() (*Domain, error) {
 	d := New()
+	var err error
+	if d.signing, err = newSigning(); err != nil {
+		return nil, err
+	}
 	private, err := ecdh.X25519().GenerateKey(rand.Reader)
 	if err != nil {
 		return nil, err
@@ -68,13 +72,6 @@ func (d *Domain) Encrypted() bool { return d != nil && d.public != nil }
 
 // CanRead reports whether these keys open the content of blocks.
 func (d *Domain) CanRead() bool { return d.public == nil || d.private != nil }
-
-// WriteOnly returns the keys without the private half of the data key pair.
-func (d *Domain) WriteOnly() *Domain {
-	w := *d
-	w.private = nil
-	return &w
-}
 
 // WrapKey makes the random key of a new segment and wraps it for the data key
 // pair. origin is the segment's first name, which its payloads are bound to.
@@ -140,12 +137,6 @@ func AEAD(key [32]byte) cipher.AEAD {
 		panic(err) // only for a cipher of other blocks
 	}
 	return gcm
-}
-
-// ConfigDigest is the keyed digest of a repository's config.
-func (d *Domain) ConfigDigest(config []byte) (sum [32]byte) {
-	Sum(&sum, d.derive("platter 2026 config", nil), config)
-	return sum
 }
 
 // ParseRecipient reads an age recipient: age1…, or of a plugin.

@@ -33,6 +33,8 @@ type Domain struct {
 	// in a repository that is not encrypted, private with keys that only write.
 	public  hpke.PublicKey
 	private hpke.PrivateKey
+
+	signing *signing // nil in a repository that is not encrypted
 }
 
 // New returns a Domain of random keys.
@@ -49,6 +51,7 @@ func (d *Domain) Fingerprint() string {
 	material := append(append([]byte(nil), d.ID[:]...), d.Structure[:]...)
 	if d.public != nil {
 		material = append(material, d.public.Bytes()...)
+		material = append(material, d.signing.admin...)
 	}
 	blake3.DeriveKey("platter 2026 domain fingerprint", material, sum[:])
 	return hex.EncodeToString(sum[:16])
@@ -65,7 +68,19 @@ const (
 	KindDamage    = "DAMG"
 	KindIndex     = "INDX"
 	KindMoves     = "MOVE"
+	KindAttested  = "ATTE"
 )
+
+// anyWriter reports whether objects of a kind are of use from every writer: it
+// is for those who read them to tell whose say counts. All other kinds count
+// only from a writer with RightCollect.
+func anyWriter(kind string) bool {
+	switch kind {
+	case KindManifest, KindLease, KindTombstone, KindDamage:
+		return true
+	}
+	return false
+}
 
 // Object, little-endian:
 //
@@ -77,8 +92,10 @@ const (
 //	16:24  payload length P, as stored
 //	24:56  zero; with protection 1 random, from which the object's key is made
 //	56:    payload
+//	+104   the writer's certificate; zero where nothing is signed
+//	 +64   its signature of the keyed BLAKE3-256 of name length (4), name and
+//	       all bytes before it
 //	 +32   keyed BLAKE3-256 of name length (4), name and all bytes before
-//	 +64   zero (kept for the writer's signature)
 const (
 	magic         = "PLTR"
 	objectVersion = 1
@@ -87,14 +104,16 @@ const (
 	saltAt        = 24
 	headerSize    = 56
 	digestSize    = 32
-	signatureSize = 64
+	tailSize      = CertificateSize + SignatureSize + digestSize
+
+	objectContext = "platter 2026 object signature"
 )
 
 // MaxPayload bounds the payload of an object in bytes, on reading and writing.
 const MaxPayload = 64 << 20
 
 // MaxObject is the length of the largest object in bytes.
-const MaxObject = headerSize + MaxPayload + digestSize + signatureSize
+const MaxObject = headerSize + MaxPayload + tailSize
 
 // public is the digest key of the two kinds that are read before any key is
 // known. It detects damage and swapped names, not forgery.
@@ -117,12 +136,18 @@ func (d *Domain) FooterKey() (key [32]byte) {
 	return key
 }
 
-// VolumeTag returns the name that a volume has in the store, 32 hex digits
-// that do not tell the volume's own.
-func (d *Domain) VolumeTag(volume string) string {
+// VolumeTag returns the name that a volume's line of images has in the store,
+// 32 hex digits that do not tell the volume's own. Those who hold the data key
+// share one line; any other writer has its own, so that nobody writes into
+// another's. writer is "" for the first, else the writer's String.
+func (d *Domain) VolumeTag(volume, writer string) string {
 	var key, tag [32]byte
 	blake3.DeriveKey("platter 2026 volume tag", d.Structure[:], key[:])
-	Sum(&tag, key, []byte(volume))
+	line := []byte(volume)
+	if writer != "" {
+		line = append(append(line, 0), writer...)
+	}
+	Sum(&tag, key, line)
 	return hex.EncodeToString(tag[:16])
 }
 
@@ -147,7 +172,14 @@ func (d *Domain) protection(kind string) uint16 {
 	return encrypted
 }
 
-// Seal returns the object that holds v as JSON, bound to its kind and name.
+// A Signed is what is known of an object that was opened.
+type Signed struct {
+	Digest image.Digest
+	Writer Writer
+}
+
+// Seal returns the object that holds v as JSON, bound to its kind and name and
+// signed by these keys' writer.
 func (d *Domain) Seal(kind, name string, v any) ([]byte, image.Digest, error) {
 	payload, err := json.Marshal(v)
 	if err != nil {
@@ -161,7 +193,7 @@ func (d *Domain) SealBytes(kind, name string, payload []byte) ([]byte, image.Dig
 	if len(payload) > MaxPayload-Overhead {
 		return nil, image.Digest{}, fmt.Errorf("encode %s: %d bytes, at most %d fit", name, len(payload), MaxPayload-Overhead)
 	}
-	b := make([]byte, headerSize, headerSize+len(payload)+Overhead+digestSize+signatureSize)
+	b := make([]byte, headerSize, headerSize+len(payload)+Overhead+tailSize)
 	copy(b, magic)
 	copy(b[4:], kind)
 	binary.LittleEndian.PutUint16(b[8:], objectVersion)
@@ -172,9 +204,18 @@ func (d *Domain) SealBytes(kind, name string, payload []byte) ([]byte, image.Dig
 	}
 	binary.LittleEndian.PutUint64(b[16:], uint64(len(payload)))
 	b = append(b, payload...)
+	return d.end(kind, name, b)
+}
+
+// end signs an object's bytes and adds its digest.
+func (d *Domain) end(kind, name string, b []byte) ([]byte, image.Digest, error) {
+	certificate := d.Certificate()
+	b = append(b, certificate[:]...)
+	inner := d.digest(kind, name, b)
+	signature := d.Sign(objectContext, inner[:])
+	b = append(b, signature[:]...)
 	sum := d.digest(kind, name, b)
-	b = append(b, sum[:]...)
-	return append(b, make([]byte, signatureSize)...), sum, nil
+	return append(b, sum[:]...), sum, nil
 }
 
 // objectAEAD is keyed for one object by the random bytes in its header.
@@ -188,57 +229,69 @@ func (d *Domain) digest(kind, name string, body []byte) (sum image.Digest) {
 	return sum
 }
 
-// Payload checks an object against its kind and name and returns its payload
-// and digest. d may be nil for a config or a slot.
-func (d *Domain) Payload(kind, name string, b []byte) ([]byte, image.Digest, error) {
+// Payload checks an object against its kind and name and returns its payload,
+// its digest and who signed it. d may be nil for a config or a slot: then no
+// signature is checked.
+func (d *Domain) Payload(kind, name string, b []byte) ([]byte, Signed, error) {
 	corrupt := func(format string, args ...any) error {
 		return fmt.Errorf("%s: %s: %w", name, fmt.Sprintf(format, args...), image.ErrCorrupt)
 	}
-	if len(b) < headerSize+digestSize+signatureSize {
-		return nil, image.Digest{}, corrupt("%d bytes, an object has at least %d", len(b), headerSize+digestSize+signatureSize)
+	if len(b) < headerSize+tailSize {
+		return nil, Signed{}, corrupt("%d bytes, an object has at least %d", len(b), headerSize+tailSize)
 	}
 	if string(b[:4]) != magic || string(b[4:8]) != kind {
-		return nil, image.Digest{}, corrupt("begins %q, want %q", b[:8], magic+kind)
+		return nil, Signed{}, corrupt("begins %q, want %q", b[:8], magic+kind)
 	}
 	length := binary.LittleEndian.Uint64(b[16:])
-	if length > MaxPayload || int(length) != len(b)-headerSize-digestSize-signatureSize {
-		return nil, image.Digest{}, corrupt("payload of %d bytes in an object of %d", length, len(b))
+	if length > MaxPayload || int(length) != len(b)-headerSize-tailSize {
+		return nil, Signed{}, corrupt("payload of %d bytes in an object of %d", length, len(b))
 	}
-	body, sum := b[:headerSize+length], image.Digest(b[headerSize+length:][:digestSize])
-	want := d.digest(kind, name, body)
+	sum, want := image.Digest(b[len(b)-digestSize:]), d.digest(kind, name, b[:len(b)-digestSize])
 	if subtle.ConstantTimeCompare(sum[:], want[:]) != 1 {
-		return nil, image.Digest{}, corrupt("digest %.16s…, want %.16s…", sum, want)
+		return nil, Signed{}, corrupt("digest %.16s…, want %.16s…", sum, want)
 	}
 	// A whole object of a later format is not damage: say what to do.
 	v, p := binary.LittleEndian.Uint16(b[8:]), binary.LittleEndian.Uint16(b[10:])
 	if v != objectVersion || p > encrypted || p > digestOnly && (kind == KindConfig || kind == KindSlot) {
-		return nil, image.Digest{}, fmt.Errorf("%s: object version %d, protection %d: %w", name, v, p, ErrNewer)
+		return nil, Signed{}, fmt.Errorf("%s: object version %d, protection %d: %w", name, v, p, ErrNewer)
 	}
 	if p != d.protection(kind) {
-		return nil, image.Digest{}, corrupt("protection %d, want %d", p, d.protection(kind))
+		return nil, Signed{}, corrupt("protection %d, want %d", p, d.protection(kind))
 	}
-	for i, c := range b[headerSize+int(length)+digestSize:] {
-		if c != 0 {
-			return nil, image.Digest{}, corrupt("byte %d of the signature is %#x, want 0", i, c)
-		}
+	w, err := d.signer(kind, name, b[:len(b)-digestSize])
+	if err != nil {
+		return nil, Signed{}, fmt.Errorf("%s: %w", name, err)
 	}
 	payload := b[headerSize : headerSize+length]
 	if p == encrypted {
-		var err error
 		if payload, err = d.objectAEAD(b).Open(nil, make([]byte, NonceSize), payload, nil); err != nil {
-			return nil, image.Digest{}, corrupt("%v", err)
+			return nil, Signed{}, corrupt("%v", err)
 		}
 	}
-	return payload, sum, nil
+	return payload, Signed{sum, w}, nil
+}
+
+// signer checks the signature at the end of b, an object without its digest.
+func (d *Domain) signer(kind, name string, b []byte) (Writer, error) {
+	if d == nil {
+		return Writer{}, nil
+	}
+	body, signature := b[:len(b)-SignatureSize], b[len(b)-SignatureSize:]
+	inner := d.digest(kind, name, body)
+	w, err := d.Signer(objectContext, body[len(body)-CertificateSize:], signature, inner[:])
+	if err == nil && !anyWriter(kind) && !w.MayCollect() {
+		err = fmt.Errorf("written by %.16s, which only writes images: %w", w, ErrForged)
+	}
+	return w, err
 }
 
 // Open checks an object as Payload does and decodes it into v.
-func (d *Domain) Open(kind, name string, b []byte, v any) (image.Digest, error) {
-	payload, sum, err := d.Payload(kind, name, b)
+func (d *Domain) Open(kind, name string, b []byte, v any) (Signed, error) {
+	payload, s, err := d.Payload(kind, name, b)
 	if err != nil {
-		return sum, err
+		return s, err
 	}
-	return sum, decode(name, payload, v)
+	return s, decode(name, payload, v)
 }
 
 func decode(name string, payload []byte, v any) error {

@@ -23,7 +23,7 @@ type thing struct {
 var (
 	ours   = &Domain{ID: [32]byte{1}, Structure: [32]byte{2}}
 	theirs = &Domain{ID: [32]byte{1}, Structure: [32]byte{3}}
-	kinds  = []string{KindConfig, KindSlot, KindManifest, KindLease, KindCondemned, KindTombstone, KindDamage}
+	kinds  = []string{KindConfig, KindSlot, KindManifest, KindLease, KindCondemned, KindTombstone, KindDamage, KindAttested}
 )
 
 func seal(t testing.TB, d *Domain, kind, name string) ([]byte, image.Digest) {
@@ -40,7 +40,7 @@ func TestSealedObjectsOpen(t *testing.T) {
 		b, sum := seal(t, ours, kind, "some/name")
 		var got thing
 		opened, err := ours.Open(kind, "some/name", b, &got)
-		if err != nil || got != (thing{"a", 1 << 60}) || opened != sum {
+		if err != nil || got != (thing{"a", 1 << 60}) || opened != (Signed{sum, ours.Writer()}) {
 			t.Errorf("%s: got %+v, digest %v, %v; want what was sealed, digest %v", kind, got, opened, err, sum)
 		}
 	}
@@ -65,13 +65,14 @@ func TestObjectIsAsSpecified(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		want = append(want, make([]byte, 104+64)...) // nobody signs
 		h.Write([]byte("\x09\x00\x00\x00some/name"))
 		h.Write(want)
 		want = h.Sum(want)
 		if !bytes.Equal(sum[:], want[len(want)-32:]) {
 			t.Errorf("%s: digest %v, want %x", kind, sum, want[len(want)-32:])
 		}
-		if want = append(want, make([]byte, 64)...); !bytes.Equal(b, want) {
+		if !bytes.Equal(b, want) {
 			t.Errorf("%s: got\n%q, want\n%q", kind, b, want)
 		}
 	}
@@ -142,7 +143,7 @@ func TestNameAndBytesStayApart(t *testing.T) {
 
 // reseal makes the digest of a changed object right.
 func reseal(d *Domain, kind, name string, b []byte) []byte {
-	body := b[:len(b)-digestSize-signatureSize]
+	body := b[:len(b)-digestSize]
 	sum := d.digest(kind, name, body)
 	copy(b[len(body):], sum[:])
 	return b
@@ -183,7 +184,7 @@ func TestHostileObjects(t *testing.T) {
 		b, _ := seal(t, ours, KindManifest, "name")
 		body := append(bytes.Clone(b[:headerSize]), text...)
 		binary.LittleEndian.PutUint64(body[16:], uint64(len(text)))
-		body = append(body, make([]byte, digestSize+signatureSize)...)
+		body = append(body, make([]byte, tailSize)...)
 		if _, err := ours.Open(KindManifest, "name", reseal(ours, KindManifest, "name", body), new(thing)); !errors.Is(err, image.ErrCorrupt) {
 			t.Errorf("payload %.20q: %v, want corrupt", text, err)
 		}
@@ -201,7 +202,7 @@ func TestKeysOfOtherThingsDiffer(t *testing.T) {
 	if public := ours.digestKey(KindConfig); object == footer || object == public || footer == public || object == ours.Structure {
 		t.Error("two of the derived keys are one")
 	}
-	if a, b := ours.VolumeTag("h/a"), ours.VolumeTag("h/b"); a == b || len(a) != 32 || a == theirs.VolumeTag("h/a") {
+	if a, b := ours.VolumeTag("h/a", ""), ours.VolumeTag("h/b", ""); a == b || len(a) != 32 || a == theirs.VolumeTag("h/a", "") || a == ours.VolumeTag("h/a", "01") {
 		t.Errorf("tags %s and %s", a, b)
 	}
 	a, b := New(), New()
@@ -284,11 +285,11 @@ func FuzzObject(f *testing.F) {
 				}
 			}
 			check(b)
-			if len(b) >= headerSize+digestSize+signatureSize {
+			if len(b) >= headerSize+tailSize {
 				b = bytes.Clone(b)
 				copy(b, magic+kind)
 				check(reseal(ours, kind, "name", b))
-				binary.LittleEndian.PutUint64(b[16:], uint64(len(b)-headerSize-digestSize-signatureSize))
+				binary.LittleEndian.PutUint64(b[16:], uint64(len(b)-headerSize-tailSize))
 				check(reseal(ours, kind, "name", b))
 			}
 		}

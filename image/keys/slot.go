@@ -3,7 +3,6 @@ package keys
 import (
 	"bytes"
 	"crypto/rand"
-	"crypto/subtle"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
@@ -37,9 +36,7 @@ type Slot struct {
 	Argon2id  *Argon2id `json:"argon2id,omitempty"`
 	Salt      string    `json:"salt,omitempty"`   // hex, of passphrase and key file
 	Sealed    string    `json:"sealed,omitempty"` // base64
-	// Auth proves, in an encrypted repository, that who wrote the slot held
-	// the keys: see Made.
-	Auth string `json:"auth,omitempty"`
+	Writer    string    `json:"writer,omitempty"` // public key of who writes with it, hex
 
 	// Of a clear slot.
 	ID        string `json:"id_key,omitempty"`
@@ -72,6 +69,7 @@ type secrets struct {
 	Structure string `json:"structure_key"`
 	Public    string `json:"data_public"`
 	Private   string `json:"data_private,omitempty"`
+	signingSecrets
 }
 
 // Credentials open slots. Each may be empty.
@@ -154,37 +152,20 @@ func (d *Domain) AgeSlot(recipient age.Recipient, text, label string) (name stri
 func (d *Domain) slot(s Slot) (name string, object []byte, err error) {
 	var id [16]byte
 	rand.Read(id[:])
-	name = "keys/" + hex.EncodeToString(id[:])
-	s.Name, s.Created, s.WriteOnly = name, time.Now().UTC().Truncate(time.Second), !d.CanRead()
-	if d.Encrypted() {
-		s.Auth = d.auth(s)
+	name = slotPrefix + hex.EncodeToString(id[:])
+	s.Name, s.Created, s.WriteOnly, s.Writer = name, time.Now().UTC().Truncate(time.Second), !d.CanRead(), d.Writer().String()
+	maker := d
+	if d.signing != nil && d.signing.maker != nil {
+		maker = d.signing.maker // a new writer does not sign its own slot
 	}
-	object, _, err = d.Seal(KindSlot, name, s)
+	if !maker.Writer().MayCollect() {
+		return "", nil, ErrRights
+	}
+	object, _, err = maker.Seal(KindSlot, name, s)
 	return name, object, err
 }
 
-// auth returns what Slot.Auth must be: the keyed digest of the slot without it.
-func (d *Domain) auth(s Slot) string {
-	s.Auth = ""
-	b, err := json.Marshal(s)
-	if err != nil {
-		panic(err) // a Slot holds nothing that JSON cannot
-	}
-	var sum [32]byte
-	Sum(&sum, d.derive("platter 2026 key slot", nil), []byte(s.Name), b)
-	return hex.EncodeToString(sum[:])
-}
-
-// Made reports whether what a slot says of itself was written by who held
-// these keys. It is not so of one that a dead init left, or of one that was
-// put among the others to seem a way in.
-func (d *Domain) Made(s *Slot) bool {
-	if !d.Encrypted() {
-		found, err := s.open(nil)
-		return err == nil && found.Fingerprint() == d.Fingerprint()
-	}
-	return subtle.ConstantTimeCompare([]byte(d.auth(*s)), []byte(s.Auth)) == 1
-}
+const slotPrefix = "keys/"
 
 func (d *Domain) secrets() ([]byte, error) {
 	s := secrets{ID: hex.EncodeToString(d.ID[:]), Structure: hex.EncodeToString(d.Structure[:])}
@@ -197,6 +178,9 @@ func (d *Domain) secrets() ([]byte, error) {
 			return nil, err
 		}
 		s.Private = hex.EncodeToString(b)
+	}
+	if d.signing != nil {
+		s.signingSecrets = d.signing.secrets()
 	}
 	return json.Marshal(s)
 }
@@ -211,7 +195,9 @@ func ReadSlot(name string, object []byte) (*Slot, error) {
 }
 
 // OpenSlot returns the Domain that a slot holds. It returns ErrCredentials
-// when c does not open it.
+// when c does not open it, and ErrForged when it was not made with the rights
+// that it takes: who knows a recipient, or a password, can seal anything for
+// it.
 func OpenSlot(name string, object []byte, c *Credentials) (*Domain, error) {
 	s, err := ReadSlot(name, object)
 	if err != nil {
@@ -220,6 +206,9 @@ func OpenSlot(name string, object []byte, c *Credentials) (*Domain, error) {
 	d, err := s.open(c)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	if _, _, err := d.Payload(KindSlot, name, object); err != nil {
+		return nil, err
 	}
 	return d, nil
 }
@@ -338,5 +327,11 @@ func domain(s secrets) (*Domain, error) {
 	if err := errors.Join(err1, err2); err != nil {
 		return nil, fmt.Errorf("data key: %w: %w", err, image.ErrCorrupt)
 	}
-	return d, d.setData(pub, private)
+	if err := d.setData(pub, private); err != nil {
+		return nil, err
+	}
+	if d.signing, err1 = signingOf(s.signingSecrets); err1 != nil {
+		return nil, err1
+	}
+	return d, nil
 }

@@ -47,6 +47,15 @@ func sealedSlots(t testing.TB, d *Domain) map[string]sealedSlot {
 	return list
 }
 
+func mustWriter(t testing.TB, d *Domain, writeOnly bool) *Domain {
+	t.Helper()
+	w, err := d.NewWriter(writeOnly)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
 func newEncrypted(t testing.TB) *Domain {
 	t.Helper()
 	d, err := NewEncrypted()
@@ -61,7 +70,7 @@ func TestSealedSlotsOpenWithWhatTheyWereMadeFor(t *testing.T) {
 	for _, only := range []bool{false, true} {
 		from := d
 		if only {
-			from = d.WriteOnly()
+			from = mustWriter(t, d, true)
 		}
 		for kind, s := range sealedSlots(t, from) {
 			got, err := OpenSlot(s.name, s.object, s.right)
@@ -74,7 +83,7 @@ func TestSealedSlotsOpenWithWhatTheyWereMadeFor(t *testing.T) {
 				}
 			}
 			slot, err := ReadSlot(s.name, s.object)
-			if err != nil || slot.Type != kind || slot.Label != "label" || slot.WriteOnly != only || !d.Made(slot) || ours.Made(slot) {
+			if err != nil || slot.Type != kind || slot.Label != "label" || slot.WriteOnly != only || slot.Writer != from.Writer().String() || got.Writer() != from.Writer() {
 				t.Errorf("%s: %+v, %v", kind, slot, err)
 			}
 			// No key stands there, in hex or in the bytes behind the base64.
@@ -124,14 +133,22 @@ func TestFlippedBytesOfSealedSlots(t *testing.T) {
 		if _, err := OpenSlot(s.name, sealSlot(t, s.name, changed), s.right); kind != SlotAge && !errors.Is(err, ErrCredentials) {
 			t.Errorf("%s: another salt: %v", kind, err)
 		}
+		// What it says of itself is signed: none of it can be changed, not even
+		// by who holds all keys but the administrator's.
 		for what, change := range map[string]func(*Slot){
-			"label": func(s *Slot) { s.Label = "another" }, "rights": func(s *Slot) { s.WriteOnly = true },
-			"name": func(s *Slot) { s.Name = "keys/" + strings.Repeat("0", 32) }, "auth": func(s *Slot) { s.Auth = "" },
+			"label": func(s *Slot) { s.Label = "another" }, "rights": func(s *Slot) { s.WriteOnly = true }, "nothing": func(*Slot) {},
 		} {
 			changed := *slot
 			change(&changed)
-			if d.Made(&changed) {
-				t.Errorf("%s: another %s, and it seems made with the keys", kind, what)
+			if got, err := OpenSlot(s.name, sealSlot(t, s.name, changed), s.right); !errors.Is(err, ErrForged) || got != nil {
+				t.Errorf("%s: another %s, unsigned: %v, want forged", kind, what, err)
+			}
+			object, _, err := mustWriter(t, d, true).Seal(KindSlot, s.name, changed)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, err := OpenSlot(s.name, object, s.right); !errors.Is(err, ErrForged) || got != nil {
+				t.Errorf("%s: another %s, signed by an agent: %v, want forged", kind, what, err)
 			}
 		}
 	}

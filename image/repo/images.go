@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -38,33 +40,58 @@ func (r *Repo) Manifests(ctx context.Context, f func(name string) error) error {
 
 // Manifest reads and checks a manifest.
 func (r *Repo) Manifest(ctx context.Context, name string) (*image.Manifest, error) {
-	m, _, err := r.manifest(ctx, name)
+	m, _, err := r.ManifestDigest(ctx, name)
 	return m, err
 }
 
-func (r *Repo) manifest(ctx context.Context, name string) (*image.Manifest, image.Digest, error) {
+// ManifestDigest reads and checks a manifest, and returns its digest too. It
+// returns keys.ErrForged for one that its writer had no right to put there: it
+// is no image.
+func (r *Repo) ManifestDigest(ctx context.Context, name string) (*image.Manifest, image.Digest, error) {
 	object, err := r.Store.Get(ctx, name, keys.MaxObject)
 	if err != nil {
 		return nil, image.Digest{}, err
 	}
 	m := new(image.Manifest)
-	digest, err := r.Keys.Open(keys.KindManifest, name, object, m)
+	s, err := r.Keys.Open(keys.KindManifest, name, object, m)
 	if err != nil {
-		return nil, digest, err
+		return nil, s.Digest, err
 	}
-	return m, digest, r.checkManifest(name, m)
+	if err := r.checkLine(name, m, s.Writer); err != nil {
+		return nil, s.Digest, err
+	}
+	return m, s.Digest, r.checkManifest(name, m)
+}
+
+// checkLine refuses a manifest that its writer put among another's images: it
+// is nobody's.
+func (r *Repo) checkLine(name string, m *image.Manifest, w keys.Writer) error {
+	tag, seq, _ := ParseManifestName(name)
+	switch {
+	case m.Writer != w.String() || m.WriteOnly == w.Vouches():
+		return fmt.Errorf("%s: says it is of writer %.16s, and %.16s signed it: %w", name, m.Writer, w, keys.ErrForged)
+	case m.Seq != seq || r.tag(m) != tag:
+		return fmt.Errorf("%s: writer %.16s made it as image %d of its own %q: %w", name, w, m.Seq, m.Volume, keys.ErrForged)
+	}
+	return nil
+}
+
+// tag returns the name of the line that an image belongs to.
+func (r *Repo) tag(m *image.Manifest) string { return r.Keys.VolumeTag(m.Volume, m.Line()) }
+
+// own makes m an image of who writes with these keys.
+func (r *Repo) own(m *image.Manifest) {
+	w := r.Keys.Writer()
+	m.Writer, m.WriteOnly = w.String(), !w.Vouches()
 }
 
 // checkManifest refuses a manifest whose fields no writer of ours makes:
 // authentic or not, what it says is used as sizes and offsets.
 func (r *Repo) checkManifest(name string, m *image.Manifest) error {
-	tag, seq, _ := ParseManifestName(name)
 	var problem string
 	switch {
 	case len(m.Features) > 0:
 		return fmt.Errorf("%s: features %q: %w", name, m.Features, keys.ErrNewer)
-	case m.Seq != seq || r.Keys.VolumeTag(m.Volume) != tag:
-		problem = fmt.Sprintf("says it is image %d of %q", m.Seq, m.Volume)
 	case m.BlockSize != r.Config.BlockSize:
 		problem = fmt.Sprintf("block size %d in a repository of %d", m.BlockSize, r.Config.BlockSize)
 	case m.Size < 0 || m.Size > image.MaxSize:
@@ -84,15 +111,16 @@ func (r *Repo) checkManifest(name string, m *image.Manifest) error {
 }
 
 // Commit writes the manifest of a new image, whose blocks are all durable, and
-// sets its Seq and Predecessor. The image exists once Commit returns.
+// sets its Seq, Predecessor and Writer. The image exists once Commit returns.
 func (r *Repo) Commit(ctx context.Context, m *image.Manifest) (name string, err error) {
-	tag := r.Keys.VolumeTag(m.Volume)
+	r.own(m)
+	tag := r.tag(m)
 	for {
-		last, digest, err := r.head(ctx, tag)
+		next, digest, err := r.next(ctx, tag)
 		if err != nil {
 			return "", fmt.Errorf("commit image of %s: %w", m.Volume, err)
 		}
-		m.Seq, m.Predecessor = last+1, digest
+		m.Seq, m.Predecessor = next, digest
 		name := manifestName(tag, m.Seq)
 		object, _, err := r.Keys.Seal(keys.KindManifest, name, m)
 		if err != nil {
@@ -122,21 +150,25 @@ func (r *Repo) Commit(ctx context.Context, m *image.Manifest) (name string, err 
 // that was made and forgotten since head looked has freed its manifest's name,
 // and has left a tombstone before that.
 func (r *Repo) used(ctx context.Context, tag string, seq uint64) (bool, error) {
-	_, err := r.Store.Head(ctx, tombstones+tag+"/"+fmt.Sprintf("%016x", seq))
-	if errors.Is(err, store.ErrNotFound) {
+	_, err := r.tombstone(ctx, graveName(tag, seq))
+	switch {
+	case errors.Is(err, store.ErrNotFound), errors.Is(err, keys.ErrForged):
 		return false, nil
+	case errors.Is(err, image.ErrCorrupt):
+		return true, nil
 	}
 	return err == nil, err
 }
 
-// head returns the highest number that an image of the volume ever had, and
-// the digest of that image's manifest.
-func (r *Repo) head(ctx context.Context, tag string) (seq uint64, digest image.Digest, err error) {
+// next returns the number of the next image of a line, and the digest of the
+// manifest before it. Numbers that others have put something under, which is
+// no image of the line, are passed over.
+func (r *Repo) next(ctx context.Context, tag string) (seq uint64, digest image.Digest, err error) {
+	taken := map[uint64]bool{}
 	for _, prefix := range []string{"images/", tombstones} {
 		err := r.Store.List(ctx, prefix+tag+"/", func(o store.Info) error {
-			_, n, ok := ParseManifestName("images/" + o.Name[len(prefix):])
-			if ok && n > seq {
-				seq = n
+			if _, n, ok := ParseManifestName("images/" + o.Name[len(prefix):]); ok {
+				taken[n] = true
 			}
 			return nil
 		})
@@ -144,39 +176,57 @@ func (r *Repo) head(ctx context.Context, tag string) (seq uint64, digest image.D
 			return 0, digest, err
 		}
 	}
-	if seq == 0 {
-		return 0, digest, nil
+	last, digest, err := r.head(ctx, tag, slices.Sorted(maps.Keys(taken)))
+	if err != nil {
+		return 0, digest, err
 	}
-	for range 3 {
-		digest, err = r.end(ctx, tag, seq)
-		if !errors.Is(err, store.ErrNotFound) {
-			break // else it was forgotten between the two looks
+	for seq = last + 1; taken[seq]; seq++ {
+		// What is damaged may be an image all the same: it must not stop new
+		// ones. It is named by no digest, which verify reports.
+		if _, err := r.end(ctx, tag, seq); !errors.Is(err, keys.ErrForged) {
+			digest = image.Digest{}
 		}
 	}
-	// A damaged end of the chain must not stop new images: it is named by no
-	// digest, which verify reports.
-	if errors.Is(err, image.ErrCorrupt) {
-		return seq, image.Digest{}, nil
+	return seq, digest, nil
+}
+
+// head returns the highest of these numbers that is an image's or was, and the
+// digest of that image's manifest; 0 for none.
+func (r *Repo) head(ctx context.Context, tag string, numbers []uint64) (seq uint64, digest image.Digest, err error) {
+	for _, seq := range slices.Backward(numbers) {
+		for range 3 {
+			digest, err = r.end(ctx, tag, seq)
+			if !errors.Is(err, store.ErrNotFound) {
+				break // else it was forgotten between the two looks
+			}
+		}
+		if !errors.Is(err, image.ErrCorrupt) {
+			return seq, digest, err
+		}
 	}
-	return seq, digest, err
+	return 0, image.Digest{}, nil
 }
 
 // end returns the digest of the manifest of an image that may be forgotten.
 func (r *Repo) end(ctx context.Context, tag string, seq uint64) (image.Digest, error) {
 	// The tombstone first: while there is one, a manifest beside it may be that
 	// of a run which is about to find its number used.
-	t, err := r.tombstone(ctx, tombstones+tag+"/"+fmt.Sprintf("%016x", seq))
+	t, err := r.tombstone(ctx, graveName(tag, seq))
 	if err == nil {
 		return t.Digest, nil
 	}
 	if !errors.Is(err, store.ErrNotFound) && !errors.Is(err, image.ErrCorrupt) {
 		return image.Digest{}, err
 	}
-	_, digest, other := r.manifest(ctx, manifestName(tag, seq))
+	_, digest, other := r.ManifestDigest(ctx, manifestName(tag, seq))
 	if errors.Is(other, store.ErrNotFound) {
 		return image.Digest{}, err
 	}
 	return digest, other
+}
+
+func graveName(tag string, seq uint64) string {
+	return tombstones + tag + "/" + fmt.Sprintf("%016x", seq)
 }
 
 const tombstones = "trash/images/"
@@ -189,27 +239,30 @@ type Tombstone struct {
 	Time   time.Time      `json:"time"` // by the store's clock
 }
 
-// Forget removes an image: its tombstone first, durably, then its manifest.
+// Forget removes an image: its tombstone first, durably, then its manifest. It
+// returns keys.ErrRights for one that these keys may not bury.
 func (r *Repo) Forget(ctx context.Context, name, reason string) error {
 	tag, seq, ok := ParseManifestName(name)
 	if !ok {
 		return fmt.Errorf("forget %s: not a manifest", name)
 	}
-	m, digest, err := r.manifest(ctx, name)
+	m, digest, err := r.ManifestDigest(ctx, name)
 	if err != nil {
 		return fmt.Errorf("forget %s: %w", name, err)
+	}
+	if !r.buries(r.Keys.Writer(), m) {
+		return fmt.Errorf("forget %s, of writer %.16s: %w", name, m.Writer, keys.ErrRights)
 	}
 	now, err := r.Store.Now(ctx)
 	if err != nil {
 		return err
 	}
-	grave := tombstones + tag + "/" + fmt.Sprintf("%016x", seq)
+	grave := graveName(tag, seq)
 	object, _, err := r.Keys.Seal(keys.KindTombstone, grave, Tombstone{Image: *m, Digest: digest, Reason: reason, Time: now.UTC()})
 	if err != nil {
 		return err
 	}
-	// A tombstone of a prune that died before the next step is as good.
-	if err := r.Store.Put(ctx, grave, object); err != nil && !errors.Is(err, store.ErrExists) {
+	if err := r.bury(ctx, grave, object); err != nil {
 		return fmt.Errorf("forget %s: write tombstone: %w", name, err)
 	}
 	if err := r.Store.Delete(ctx, name); err != nil && !errors.Is(err, store.ErrNotFound) {
@@ -218,20 +271,60 @@ func (r *Repo) Forget(ctx context.Context, name, reason string) error {
 	return nil
 }
 
+// bury writes a tombstone. One of a prune that died before the next step is as
+// good; what is there and is none gives way.
+func (r *Repo) bury(ctx context.Context, grave string, object []byte) error {
+	err := r.Store.Put(ctx, grave, object)
+	if !errors.Is(err, store.ErrExists) {
+		return err
+	}
+	if _, err := r.tombstone(ctx, grave); !errors.Is(err, image.ErrCorrupt) {
+		return err
+	}
+	if err := r.Store.Delete(ctx, grave); err != nil && !errors.Is(err, store.ErrNotFound) {
+		return err
+	}
+	return r.Store.Put(ctx, grave, object)
+}
+
+// buries reports whether a writer's tombstone of an image counts: that of a
+// collector, or of who made it.
+func (r *Repo) buries(w keys.Writer, m *image.Manifest) bool {
+	return w.MayCollect() || m.WriteOnly && w.String() == m.Writer
+}
+
+// Tombstone reads and checks the tombstone of an image, by the name of its
+// manifest.
+func (r *Repo) Tombstone(ctx context.Context, manifest string) (*Tombstone, error) {
+	tag, seq, ok := ParseManifestName(manifest)
+	if !ok {
+		return nil, fmt.Errorf("tombstone of %s: not a manifest", manifest)
+	}
+	return r.tombstone(ctx, graveName(tag, seq))
+}
+
 func (r *Repo) tombstone(ctx context.Context, name string) (*Tombstone, error) {
 	object, err := r.Store.Get(ctx, name, keys.MaxObject)
 	if err != nil {
 		return nil, err
 	}
 	t := new(Tombstone)
-	_, err = r.Keys.Open(keys.KindTombstone, name, object, t)
-	return t, err
+	s, err := r.Keys.Open(keys.KindTombstone, name, object, t)
+	if err != nil {
+		return nil, err
+	}
+	if !r.buries(s.Writer, &t.Image) || manifestName(r.tag(&t.Image), t.Image.Seq) != strings.TrimPrefix(name, "trash/") {
+		return nil, fmt.Errorf("%s: writer %.16s buries image %d of %q of writer %.16s: %w", name, s.Writer, t.Image.Seq, t.Image.Volume, t.Image.Writer, keys.ErrForged)
+	}
+	return t, nil
 }
 
-// Gaps returns, for a volume's manifests as listed, the numbers of images that
-// are gone without a tombstone.
+// Gaps returns, for the images of a volume that are counted with those of these
+// keys, the numbers of those that are gone without a tombstone.
 func (r *Repo) Gaps(ctx context.Context, volume string) ([]uint64, error) {
-	tag := r.Keys.VolumeTag(volume)
+	m := image.Manifest{Volume: volume}
+	r.own(&m)
+	tag := r.tag(&m)
 	seen := map[uint64]bool{}
 	var last uint64
 	for _, prefix := range []string{"images/", tombstones} {

@@ -46,10 +46,10 @@ func TestCommitNumbersImagesAndChainsThem(t *testing.T) {
 		if err != nil || m.Seq != n || m.Predecessor != before {
 			t.Fatalf("image %d: number %d, follows %v (want %v), %v", n, m.Seq, m.Predecessor, before, err)
 		}
-		if want := manifestName(r.Keys.VolumeTag("h/a"), n); name != want {
+		if want := manifestName(r.Keys.VolumeTag("h/a", ""), n); name != want {
 			t.Fatalf("name %s, want %s", name, want)
 		}
-		got, digest, err := r.manifest(t.Context(), name)
+		got, digest, err := r.ManifestDigest(t.Context(), name)
 		if err != nil || got.ID != m.ID || got.Seq != n {
 			t.Fatalf("image %d reads back as %+v, %v", n, got, err)
 		}
@@ -62,7 +62,7 @@ func TestCommitNumbersImagesAndChainsThem(t *testing.T) {
 		t.Errorf("%d manifests, want 21 in order", len(names))
 	}
 	st.Replace("images/x", nil)
-	st.Replace("images/"+r.Keys.VolumeTag("h/a")+"/0000000000000000", nil) // numbers begin at 1
+	st.Replace("images/"+r.Keys.VolumeTag("h/a", "")+"/0000000000000000", nil) // numbers begin at 1
 	if names := listed(t, r); len(names) != 21 {
 		t.Errorf("%d manifests listed beside junk, want 21", len(names))
 	}
@@ -92,7 +92,7 @@ func TestRacingCommitsTakeDifferentNumbers(t *testing.T) {
 	names := listed(t, r)
 	var before image.Digest
 	for _, name := range names {
-		m, digest, err := r.manifest(t.Context(), name)
+		m, digest, err := r.ManifestDigest(t.Context(), name)
 		if err != nil || m.Predecessor != before {
 			t.Fatalf("%s follows %v, want %v (%v)", name, m.Predecessor, before, err)
 		}
@@ -107,7 +107,7 @@ func TestForgetLeavesATombstone(t *testing.T) {
 	for n := range 4 {
 		names = append(names, commit(t, r, "h/a", byte(n+1)))
 	}
-	_, second, err := r.manifest(t.Context(), names[1])
+	_, second, err := r.ManifestDigest(t.Context(), names[1])
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -140,7 +140,7 @@ func TestNumbersAreNotUsedAgain(t *testing.T) {
 	r, _ := newRepo(t)
 	commit(t, r, "h/a", 1)
 	last := commit(t, r, "h/a", 2)
-	_, digest, err := r.manifest(t.Context(), last)
+	_, digest, err := r.ManifestDigest(t.Context(), last)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -170,7 +170,7 @@ func TestNumberFreedMeanwhileIsNotTaken(t *testing.T) {
 	m := newManifest(r, "h/a", 3)
 	name, err := r.Commit(t.Context(), m)
 	r.Store = st
-	grave, problem := r.tombstone(t.Context(), "trash/"+manifestName(r.Keys.VolumeTag("h/a"), 2))
+	grave, problem := r.tombstone(t.Context(), "trash/"+manifestName(r.Keys.VolumeTag("h/a", ""), 2))
 	if err != nil || problem != nil || m.Seq != 3 || m.Predecessor != grave.Digest {
 		t.Errorf("number %d, follows %v, want 3 and %v (%v, %v)", m.Seq, m.Predecessor, grave.Digest, err, problem)
 	}
@@ -286,12 +286,12 @@ func TestManifestsThatLieAreRefused(t *testing.T) {
 		st.Replace(name, whole)
 	}
 	// A manifest under another's name.
-	other := manifestName(r.Keys.VolumeTag("h/a"), 2)
+	other := manifestName(r.Keys.VolumeTag("h/a", ""), 2)
 	st.Replace(other, whole)
 	if _, err := r.Manifest(t.Context(), other); !errors.Is(err, image.ErrCorrupt) {
 		t.Errorf("manifest 1 as number 2: %v", err)
 	}
-	if _, err := r.Manifest(t.Context(), manifestName(r.Keys.VolumeTag("h/a"), 3)); !errors.Is(err, store.ErrNotFound) {
+	if _, err := r.Manifest(t.Context(), manifestName(r.Keys.VolumeTag("h/a", ""), 3)); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("no manifest: %v", err)
 	}
 }

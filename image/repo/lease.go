@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"platter/image"
 	"platter/image/keys"
 	"platter/image/store"
 )
@@ -36,8 +37,9 @@ type Lease struct {
 	PID   int    `json:"pid"`
 	Birth uint64 `json:"birth"` // start of the process, clock ticks since boot
 	// Renewed is by the store's own clock, taken from the object.
-	Renewed time.Time `json:"-"`
-	Name    string    `json:"-"` // of the newest object
+	Renewed time.Time   `json:"-"`
+	Name    string      `json:"-"` // of the newest object
+	Writer  keys.Writer `json:"-"` // who signed it; zero when it cannot be read
 }
 
 // A Holder keeps a Lease of this process alive until Release.
@@ -156,30 +158,36 @@ func (h *Holder) drop(ctx context.Context) {
 func leaseName(run string, seq int) string { return fmt.Sprintf("leases/%s-%08x", run, seq) }
 
 // Leases returns the newest lease of every run that may still be at work, and
-// the names of objects left by runs that are not. An unreadable one is an
-// error: nobody knows whose it is.
+// the names of objects left by runs that are not. One that cannot be read is of
+// somebody who may be using anything, until it is as old as a lease gets. One
+// that nobody with a key of this repository wrote is left over, and so is a
+// collector's of a writer that may not collect.
 func (r *Repo) Leases(ctx context.Context) (live []Lease, stale []string, err error) {
 	now, err := r.Store.Now(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
-	newest := map[string]Lease{}
+	type owner struct { // nobody renews another's lease
+		run    string
+		writer keys.Writer
+	}
+	newest := map[owner]Lease{}
 	err = r.Store.List(ctx, "leases/", func(o store.Info) error {
-		object, err := r.Store.Get(ctx, o.Name, keys.MaxObject)
-		if errors.Is(err, store.ErrNotFound) {
+		l, err := r.lease(ctx, o)
+		switch {
+		case errors.Is(err, store.ErrNotFound):
 			return nil // renewed or released meanwhile
-		} else if err != nil {
+		case errors.Is(err, keys.ErrForged):
+			stale = append(stale, o.Name)
+			return nil
+		case err != nil:
 			return err
 		}
-		var l Lease
-		if _, err := r.Keys.Open(keys.KindLease, o.Name, object, &l); err != nil {
-			return fmt.Errorf("%w (if no backup is running, remove it by hand)", err)
-		}
-		if old, ok := newest[l.Run]; ok {
+		by := owner{l.Run, l.Writer}
+		if old, ok := newest[by]; ok {
 			stale = append(stale, old.Name)
 		}
-		l.Renewed, l.Name = o.Modified, o.Name
-		newest[l.Run] = l // names are listed in order, so later ones are newer
+		newest[by] = *l // names are listed in order, so later ones are newer
 		return nil
 	})
 	for _, l := range newest {
@@ -190,4 +198,25 @@ func (r *Repo) Leases(ctx context.Context) (live []Lease, stale []string, err er
 		}
 	}
 	return live, stale, err
+}
+
+func (r *Repo) lease(ctx context.Context, o store.Info) (*Lease, error) {
+	object, err := r.Store.Get(ctx, o.Name, keys.MaxObject)
+	if err != nil {
+		return nil, err
+	}
+	l := new(Lease)
+	s, err := r.Keys.Open(keys.KindLease, o.Name, object, l)
+	switch {
+	case errors.Is(err, keys.ErrForged):
+		return nil, err
+	case errors.Is(err, image.ErrCorrupt):
+		l = &Lease{Run: o.Name, Kind: LeaseBackup}
+	case err != nil:
+		return nil, err
+	case !strings.HasPrefix(o.Name, "leases/"+l.Run+"-") || l.Kind == LeaseCollect && !s.Writer.MayCollect():
+		return nil, fmt.Errorf("%s: writer %.16s: %w", o.Name, s.Writer, keys.ErrForged)
+	}
+	l.Renewed, l.Name, l.Writer = o.Modified, o.Name, s.Writer
+	return l, nil
 }

@@ -8,9 +8,7 @@ package repo
 import (
 	"context"
 	"crypto/rand"
-	"crypto/subtle"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -57,9 +55,6 @@ type Config struct {
 	Created     time.Time `json:"created"`
 	// Domain is the fingerprint of the keys that the key slots hold.
 	Domain string `json:"domain"`
-	// Auth proves, in an encrypted repository, that who wrote the config held
-	// the keys: the keyed digest of the config without it, 64 hex digits.
-	Auth string `json:"auth,omitempty"`
 	// Features that a program must know to read or write the repository.
 	Features []string `json:"features,omitempty"`
 }
@@ -119,7 +114,6 @@ func Init(ctx context.Context, st store.Store, opts InitOptions) (*Repo, error) 
 	}
 	if d.Encrypted() {
 		c.Encryption = encryption
-		c.Auth = c.auth(d)
 	}
 	object, _, err := d.Seal(keys.KindConfig, configName, c)
 	if err != nil {
@@ -132,17 +126,6 @@ func Init(ctx context.Context, st store.Store, opts InitOptions) (*Repo, error) 
 		return nil, fmt.Errorf("init %s: write config: %w", st.Location(), err)
 	}
 	return attach(st, c, d)
-}
-
-// auth returns what Config.Auth must be.
-func (c Config) auth(d *keys.Domain) string {
-	c.Auth = ""
-	b, err := json.Marshal(c)
-	if err != nil {
-		panic(err) // a Config holds nothing that JSON cannot
-	}
-	sum := d.ConfigDigest(b)
-	return hex.EncodeToString(sum[:])
 }
 
 func checkBlockSize(n int) error {
@@ -172,6 +155,9 @@ func Unlock(ctx context.Context, st store.Store, c *keys.Credentials) (*Repo, er
 		return nil, fmt.Errorf("%s: config: %w", st.Location(), err)
 	}
 	d, err := openKeys(ctx, st, &config, c)
+	if err == nil {
+		_, _, err = d.Payload(keys.KindConfig, configName, object)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", st.Location(), err)
 	}
@@ -180,9 +166,6 @@ func Unlock(ctx context.Context, st store.Store, c *keys.Credentials) (*Repo, er
 
 // attach makes a Repo of a config and keys that belong together.
 func attach(st store.Store, config Config, d *keys.Domain) (*Repo, error) {
-	if d.Encrypted() && subtle.ConstantTimeCompare([]byte(config.auth(d)), []byte(config.Auth)) != 1 {
-		return nil, fmt.Errorf("%s: config: it was not written with these keys: %w", st.Location(), image.ErrCorrupt)
-	}
 	r := &Repo{Config: config, Keys: d, Store: st, Machine: thisMachine{}}
 	id, err := hex.DecodeString(config.Repository)
 	if err != nil || copy(r.ID[:], id) != len(r.ID) {

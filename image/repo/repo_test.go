@@ -204,7 +204,7 @@ func rewrite(t testing.TB, st *mem.Store, d *keys.Domain, kind, name string, cha
 	}
 	if header != nil {
 		header(b)
-		body := b[:len(b)-32-64]
+		body := b[:len(b)-32]
 		key := make([]byte, 32)
 		blake3.DeriveKey("platter 2026 public object digest", nil, key)
 		h, err := blake3.NewKeyed(key)

@@ -153,6 +153,23 @@ func (s KeySlot) Reads() bool { return s.Problem == nil && !s.WriteOnly }
 
 var errForeignSlot = errors.New("not of this repository's keys")
 
+// made returns why a slot does not count: who wrote it did not have the right.
+// It is so of one that a dead init left, and of one that was put among the
+// others to seem a way in, or to have somebody write as another.
+func (r *Repo) made(name string, object []byte) error {
+	_, _, err := r.Keys.Payload(keys.KindSlot, name, object)
+	if err == nil && !r.Keys.Encrypted() {
+		var d *keys.Domain
+		if d, err = keys.OpenSlot(name, object, nil); err == nil && d.Fingerprint() != r.Config.Domain {
+			err = errForeignSlot
+		}
+	}
+	if errors.Is(err, keys.ErrForged) {
+		err = errForeignSlot
+	}
+	return err
+}
+
 // KeySlots returns all key slots, oldest first, damaged ones last.
 func (r *Repo) KeySlots(ctx context.Context) ([]KeySlot, error) {
 	var list []KeySlot
@@ -164,8 +181,8 @@ func (r *Repo) KeySlots(ctx context.Context) ([]KeySlot, error) {
 		switch {
 		case err != nil:
 			s = &keys.Slot{Name: name}
-		case !r.Keys.Made(s):
-			err = errForeignSlot
+		default:
+			err = r.made(name, object)
 		}
 		list = append(list, KeySlot{s, err, object})
 	})
@@ -191,7 +208,7 @@ func (r *Repo) AddSlot(ctx context.Context, d *keys.Domain, slot NewSlot, proof 
 	if !r.Keys.Encrypted() {
 		return "", fmt.Errorf("add key: %s: %w", r.Store.Location(), ErrNotEncrypted)
 	}
-	name, object, err := slot(d)
+	name, object, err := slot(d.MadeBy(r.Keys))
 	if err != nil {
 		return "", fmt.Errorf("add key: %w", err)
 	}

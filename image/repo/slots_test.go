@@ -35,6 +35,19 @@ func newSealed(t testing.TB) (*Repo, *mem.Store) {
 	return r, st
 }
 
+// agentKeys are those of a new writer that only writes.
+func agentKeys(t testing.TB, r *Repo) *keys.Domain {
+	t.Helper()
+	d, err := r.Keys.NewWriter(true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+func second[A any](_ A, err error) error        { return err }
+func third[A, B any](_ A, _ B, err error) error { return err }
+
 func opensWith(t testing.TB, st store.Store, c *keys.Credentials) bool {
 	t.Helper()
 	r, err := Unlock(t.Context(), st, c)
@@ -95,7 +108,7 @@ func TestEveryKindOfSlotOpensTheRepository(t *testing.T) {
 
 func TestWriteOnlySlotsOpenWithoutTheDataKey(t *testing.T) {
 	r, st := newSealed(t)
-	if _, err := r.AddSlot(t.Context(), r.Keys.WriteOnly(), passwordSlot("agent"), &keys.Credentials{Passphrase: []byte("agent")}); err != nil {
+	if _, err := r.AddSlot(t.Context(), agentKeys(t, r), passwordSlot("agent"), &keys.Credentials{Passphrase: []byte("agent")}); err != nil {
 		t.Fatal(err)
 	}
 	agent, err := Unlock(t.Context(), st, &keys.Credentials{Passphrase: []byte("agent")})
@@ -109,12 +122,21 @@ func TestWriteOnlySlotsOpenWithoutTheDataKey(t *testing.T) {
 	if _, err := agent.RemoveSlot(t.Context(), slots(t, r)[0].Name); !errors.Is(err, keys.ErrNoDataKey) {
 		t.Errorf("an agent removes a slot: %v", err)
 	}
-	// A rotation leaves it as little as it had.
-	if _, _, err := agent.Rotate(t.Context(), []byte("agent"), []byte("agent2")); err != nil {
+	// An agent makes no slots, not even for itself: it could be for another.
+	for what, err := range map[string]error{
+		"add": second(agent.AddSlot(t.Context(), agent.Keys, passwordSlot("x"), nil)), "rotate": third(agent.Rotate(t.Context(), []byte("agent"), []byte("agent2"))),
+	} {
+		if !errors.Is(err, keys.ErrRights) {
+			t.Errorf("an agent's %s: %v, want ErrRights", what, err)
+		}
+	}
+	// A rotation leaves it as little as it had, and the same writer.
+	if _, _, err := r.Rotate(t.Context(), []byte("agent"), []byte("agent2")); err != nil {
 		t.Fatal(err)
 	}
-	if opensWith(t, st, &keys.Credentials{Passphrase: []byte("agent2")}) {
-		t.Error("the rotated slot reads")
+	rotated, err := Unlock(t.Context(), st, &keys.Credentials{Passphrase: []byte("agent2")})
+	if err != nil || rotated.Keys.CanRead() || rotated.Keys.Writer() != agent.Keys.Writer() {
+		t.Errorf("the rotated slot: %v, reads %v", err, rotated.Keys.CanRead())
 	}
 	// It does not count as a way in.
 	for _, s := range slots(t, r) {
@@ -234,7 +256,7 @@ func TestSlotsOfOthersAreNoWayIn(t *testing.T) {
 			st.Replace(name, []byte(object))
 		}
 	}
-	agent, err := r.AddSlot(t.Context(), r.Keys.WriteOnly(), passwordSlot("agent"), nil)
+	agent, err := r.AddSlot(t.Context(), agentKeys(t, r), passwordSlot("agent"), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,11 +1,13 @@
 package repo
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -30,6 +32,12 @@ type Condemned struct {
 	// Seen is the highest number of each volume's images, by the volume's tag,
 	// that the collector had read: what it condemned, those do not need.
 	Seen map[string]uint64 `json:"seen"`
+
+	// Next is the epoch of the list that may follow this one.
+	Next uint64 `json:"-"`
+	// Unread are the names of lists of later epochs that are damaged. Nobody
+	// knows what they condemn: nothing may be deleted while they are there.
+	Unread []string `json:"-"`
 }
 
 // A CondemnedSegment is one that no image needed when it was condemned.
@@ -51,26 +59,47 @@ func (c *Condemned) IDs() map[image.SegmentID]bool {
 
 func condemnedName(epoch uint64) string { return fmt.Sprintf("%s%016x", condemnedPrefix, epoch) }
 
-// NewestCondemned returns the newest list, or an empty one of epoch 0.
+// NewestCondemned returns the newest list, or an empty one of epoch 0. What a
+// writer without the right put among the lists is passed over.
 func (r *Repo) NewestCondemned(ctx context.Context) (*Condemned, error) {
 	for {
 		epochs, err := r.condemnedEpochs(ctx)
 		if err != nil {
 			return nil, err
 		}
-		if len(epochs) == 0 {
-			return new(Condemned), nil
-		}
-		c, err := r.condemned(ctx, epochs[len(epochs)-1])
+		c, err := r.newestOf(ctx, epochs)
 		if errors.Is(err, store.ErrNotFound) {
 			continue // a newer one came meanwhile
 		}
-		return c, err
+		if err != nil {
+			return nil, err
+		}
+		for c.Next = c.Epoch + 1; slices.Contains(epochs, c.Next); c.Next++ {
+		}
+		return c, nil
 	}
 }
 
+func (r *Repo) newestOf(ctx context.Context, epochs []uint64) (*Condemned, error) {
+	var unread []string
+	for _, e := range slices.Backward(epochs) {
+		c, err := r.condemned(ctx, e)
+		switch {
+		case err == nil:
+			c.Unread = unread
+			return c, nil
+		case errors.Is(err, keys.ErrForged):
+		case errors.Is(err, image.ErrCorrupt):
+			unread = append(unread, condemnedName(e))
+		default:
+			return nil, err
+		}
+	}
+	return &Condemned{Unread: unread}, nil
+}
+
 // CondemnedSince returns what any list of a later epoch condemned. whole is
-// false when a list between is gone already.
+// false when a list between is gone already, or damaged.
 func (r *Repo) CondemnedSince(ctx context.Context, epoch uint64) (set map[image.SegmentID]bool, whole bool, err error) {
 	epochs, err := r.condemnedEpochs(ctx)
 	if err != nil {
@@ -82,10 +111,16 @@ func (r *Repo) CondemnedSince(ctx context.Context, epoch uint64) (set map[image.
 		if e <= epoch {
 			continue
 		}
+		c, err := r.condemned(ctx, e)
+		if errors.Is(err, keys.ErrForged) {
+			if e == next {
+				next++ // it stands in nobody's way
+			}
+			continue
+		}
 		whole = whole && e == next
 		next = e + 1
-		c, err := r.condemned(ctx, e)
-		if errors.Is(err, store.ErrNotFound) {
+		if errors.Is(err, store.ErrNotFound) || errors.Is(err, image.ErrCorrupt) {
 			whole = false
 			continue
 		} else if err != nil {
@@ -128,10 +163,13 @@ func (r *Repo) condemned(ctx context.Context, epoch uint64) (*Condemned, error) 
 	return c, nil
 }
 
-// PublishCondemned writes the list of the epoch after the newest. It returns
+// PublishCondemned writes the list of an epoch, the newest's Next. It returns
 // store.ErrExists when another collector published first: read again, decide
-// again.
+// again. It returns keys.ErrRights when nobody would heed the list.
 func (r *Repo) PublishCondemned(ctx context.Context, c *Condemned) error {
+	if !r.Keys.Writer().MayCollect() {
+		return fmt.Errorf("publish condemned segments: %w", keys.ErrRights)
+	}
 	name := condemnedName(c.Epoch)
 	object, _, err := r.Keys.Seal(keys.KindCondemned, name, c)
 	if err != nil {
@@ -173,7 +211,8 @@ type damagedRecord struct {
 }
 
 // NoteDamage records that stored blocks or pages were found damaged, so that
-// no catalog, however new, takes them for stored.
+// no catalog, however new, takes them for stored. What a writer without the
+// right to collect notes, counts for that writer.
 func (r *Repo) NoteDamage(ctx context.Context, ids []image.ID, at []image.Location) error {
 	now, err := r.Store.Now(ctx)
 	if err != nil {
@@ -196,15 +235,21 @@ func (r *Repo) NoteDamage(ctx context.Context, ids []image.ID, at []image.Locati
 	return nil
 }
 
-// Damaged calls f for every record noted as damaged.
+// Damaged calls f for every record noted as damaged, by a collector or with
+// these keys. Where notes are damaged themselves it goes on, and returns in the
+// end an error wrapping image.ErrCorrupt that names the first: there may be
+// more damage than it told of.
 func (r *Repo) Damaged(ctx context.Context, f func(image.ID, image.Location) error) error {
-	return r.Store.List(ctx, damagePrefix, func(o store.Info) error {
-		object, err := r.Store.Get(ctx, o.Name, keys.MaxObject)
-		if err != nil {
-			return err
-		}
-		var d damage
-		if _, err := r.Keys.Open(keys.KindDamage, o.Name, object, &d); err != nil {
+	var unread error
+	err := r.Store.List(ctx, damagePrefix, func(o store.Info) error {
+		d, err := r.damage(ctx, o.Name)
+		switch {
+		case errors.Is(err, store.ErrNotFound), errors.Is(err, keys.ErrForged):
+			return nil
+		case errors.Is(err, image.ErrCorrupt):
+			unread = cmp.Or(unread, err)
+			return nil
+		case err != nil:
 			return err
 		}
 		for _, rec := range d.Records {
@@ -214,4 +259,18 @@ func (r *Repo) Damaged(ctx context.Context, f func(image.ID, image.Location) err
 		}
 		return nil
 	})
+	return cmp.Or(err, unread)
+}
+
+func (r *Repo) damage(ctx context.Context, name string) (*damage, error) {
+	object, err := r.Store.Get(ctx, name, keys.MaxObject)
+	if err != nil {
+		return nil, err
+	}
+	d := new(damage)
+	s, err := r.Keys.Open(keys.KindDamage, name, object, d)
+	if err == nil && !s.Writer.MayCollect() && s.Writer != r.Keys.Writer() {
+		err = fmt.Errorf("%s: writer %.16s only writes images: %w", name, s.Writer, keys.ErrForged)
+	}
+	return d, err
 }

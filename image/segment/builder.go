@@ -63,11 +63,11 @@ const recordHeaderSize = 16
 //	52:56  record number in its origin
 const footerEntrySize = 56
 
-// Trailer, the last 256 bytes, little-endian:
+// Trailer, the last 512 bytes, little-endian:
 //
 //	  0:8    magic
 //	  8:10   kind
-//	 10:12   flags: 1 sealed
+//	 10:12   flags: 1 sealed, 2 moved
 //	 12:16   number of records
 //	 16:24   footer offset
 //	 24:28   footer length
@@ -78,12 +78,20 @@ const footerEntrySize = 56
 //	 72:80   when
 //	 80:112  keyed BLAKE3-256 of the header
 //	112:144  keyed BLAKE3-256 of the footer and of 0:112
-//	144:208  zero (kept for the writer's signature)
-//	208:248  zero
-//	248:256  xxhash64 of 0:248
+//	144:248  the writer's certificate; zero when not sealed
+//	248:312  its signature of 112:248
+//	312:504  zero
+//	504:512  xxhash64 of 0:504
 const (
 	trailerMagic = "PLTREND\x01"
-	trailerSize  = 256
+	trailerSize  = 512
+	trailerSum   = trailerSize - 8
+
+	signatureContext = "platter 2026 segment signature"
+
+	// flagMoved: records came from other segments as they were, and whoever
+	// wrote this one vouches for none of them.
+	flagMoved = 2
 )
 
 const (
@@ -110,6 +118,7 @@ type Builder struct {
 	buf     []byte
 	used    int
 	records []Record
+	moved   bool // some of the records are another segment's
 }
 
 // An origin is an entry of the key table.
@@ -228,6 +237,7 @@ func (b *Builder) AddMoved(m *Moved) uint32 {
 		}
 		r.Origin = uint16(b.place(m.from.id))
 	}
+	b.moved = true
 	copy(b.buf[b.used+recordHeaderSize:], m.Payload)
 	return b.append(r)
 }
@@ -294,7 +304,11 @@ func (b *Builder) Seal() ([]byte, *Footer) {
 	t := b.buf[total-trailerSize : total]
 	copy(t, trailerMagic)
 	binary.LittleEndian.PutUint16(t[8:], uint16(b.kind))
-	binary.LittleEndian.PutUint16(t[10:], b.flags())
+	flags := b.flags()
+	if b.moved {
+		flags |= flagMoved
+	}
+	binary.LittleEndian.PutUint16(t[10:], flags)
 	binary.LittleEndian.PutUint32(t[12:], uint32(len(b.records)))
 	binary.LittleEndian.PutUint64(t[16:], uint64(b.used))
 	binary.LittleEndian.PutUint32(t[24:], uint32(len(footer)))
@@ -306,9 +320,14 @@ func (b *Builder) Seal() ([]byte, *Footer) {
 	key := b.domain.FooterKey()
 	keys.Sum((*[32]byte)(t[80:]), key, h)
 	keys.Sum((*[32]byte)(t[112:]), key, footer, t[:112])
-	binary.LittleEndian.PutUint64(t[248:], xxhash.Sum64(t[:248]))
+	certificate := b.domain.Certificate()
+	copy(t[144:], certificate[:])
+	signature := b.domain.Sign(signatureContext, t[112:248])
+	copy(t[248:], signature[:])
+	binary.LittleEndian.PutUint64(t[trailerSum:], xxhash.Sum64(t[:trailerSum]))
 	return b.buf[:total], &Footer{
 		ID: b.id, Kind: b.kind, Run: b.run, Created: b.created, Size: int64(total), Records: b.records,
+		Digest: image.Digest(t[112:144]), Writer: b.domain.Writer(), Moved: b.moved,
 		header: [32]byte(t[80:112]), sealed: b.aead != nil,
 	}
 }

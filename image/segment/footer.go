@@ -23,6 +23,11 @@ type Footer struct {
 	Created time.Time
 	Size    int64 // of the segment in bytes
 	Records []Record
+	Digest  image.Digest // of header, footer and the trailer's fields
+	Writer  keys.Writer  // who signed it
+	// Moved: records of other segments are among these, and the writer vouches
+	// for none of them.
+	Moved bool
 
 	header   [32]byte // its digest
 	sealed   bool     // its payloads are
@@ -125,12 +130,20 @@ func (tail Tail) Open(d *keys.Domain, o Object) (*Footer, error) {
 	if t.sealed != d.Encrypted() {
 		return nil, fmt.Errorf("%s: trailer: sealed %v in a repository that is encrypted %v: %w", name, t.sealed, d.Encrypted(), image.ErrCorrupt)
 	}
+	w, err := d.Signer(signatureContext, t.raw[144:248], t.raw[248:312], t.raw[112:248])
+	if err != nil {
+		return nil, fmt.Errorf("%s: trailer: %w", name, err)
+	}
 	if t.sealed {
 		if footer, err = d.OpenFooter(o.ID, footer); err != nil {
 			return nil, fmt.Errorf("%s: footer at %d: %w: %w", name, t.footerOffset, err, image.ErrCorrupt)
 		}
 	}
-	f := &Footer{ID: o.ID, Kind: t.kind, Run: t.run, Created: t.created, Size: o.Size, header: [32]byte(t.raw[80:112]), sealed: t.sealed}
+	f := &Footer{
+		ID: o.ID, Kind: t.kind, Run: t.run, Created: t.created, Size: o.Size,
+		Digest: image.Digest(t.raw[112:144]), Writer: w, Moved: t.moved,
+		header: [32]byte(t.raw[80:112]), sealed: t.sealed,
+	}
 	if f.Records, err = decodeEntries(footer, t); err != nil {
 		return nil, fmt.Errorf("%s: footer: %w", name, err)
 	}
@@ -140,6 +153,7 @@ func (tail Tail) Open(d *keys.Domain, o Object) (*Footer, error) {
 type trailer struct {
 	raw          []byte
 	sealed       bool
+	moved        bool
 	kind         Kind
 	run          [16]byte
 	created      time.Time
@@ -152,19 +166,20 @@ func decodeTrailer(b []byte, id image.SegmentID, size int64) (t trailer, err err
 	if string(b[:8]) != trailerMagic {
 		return t, fmt.Errorf("begins %q, want %q: %w", b[:8], trailerMagic, image.ErrCorrupt)
 	}
-	if sum := xxhash.Sum64(b[:248]); sum != binary.LittleEndian.Uint64(b[248:]) {
+	if sum := xxhash.Sum64(b[:trailerSum]); sum != binary.LittleEndian.Uint64(b[trailerSum:]) {
 		return t, fmt.Errorf("checksum differs: %w", image.ErrCorrupt)
 	}
 	if got := image.SegmentID(b[40:56]); got != id {
 		return t, fmt.Errorf("is of segment %s: %w", got, image.ErrCorrupt)
 	}
 	flags := binary.LittleEndian.Uint16(b[10:])
-	if flags&^flagSealed != 0 {
+	if flags&^(flagSealed|flagMoved) != 0 {
 		return t, fmt.Errorf("flags %#x: %w", flags, keys.ErrNewer)
 	}
 	t = trailer{
 		raw:          b,
 		sealed:       flags&flagSealed != 0,
+		moved:        flags&flagMoved != 0,
 		kind:         Kind(binary.LittleEndian.Uint16(b[8:])),
 		run:          [16]byte(b[56:72]),
 		created:      time.Unix(0, int64(binary.LittleEndian.Uint64(b[72:]))),

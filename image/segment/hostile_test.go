@@ -21,7 +21,7 @@ func forge(data []byte) {
 		footer = data[offset:][:length]
 	}
 	keys.Sum((*[32]byte)(t[112:]), testKeys.FooterKey(), footer, t[:112])
-	binary.LittleEndian.PutUint64(t[248:], xxhash.Sum64(t[:248]))
+	binary.LittleEndian.PutUint64(t[trailerSum:], xxhash.Sum64(t[:trailerSum]))
 }
 
 // TestHostileTrailersAndFooters has every field hold what no writer puts

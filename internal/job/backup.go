@@ -20,6 +20,7 @@ import (
 	"platter/catalog"
 	"platter/cbt"
 	"platter/image"
+	"platter/image/keys"
 	"platter/image/repo"
 	"platter/image/segment"
 )
@@ -95,13 +96,14 @@ type run struct {
 	data   *segmentWriter
 	pages  *segmentWriter
 	pool   *block.Pool
-	// usable are the segments that blocks can be relied on in: there, and not
-	// condemned, when the run began.
+	// usable are the segments that blocks can be relied on in: there, to be
+	// trusted, and not condemned, when the run began.
 	usable map[image.SegmentID]bool
 	// damaged are blocks and pages known to be damaged where they are stored,
 	// ruined the segments of which nothing can be read.
 	damaged map[image.ID]bool
 	ruined  map[image.SegmentID]bool
+	trust   *trust
 }
 
 const (
@@ -161,18 +163,22 @@ func (r *run) look(ctx context.Context, condemned *repo.Condemned) error {
 		}
 		return nil
 	})
-	if err != nil {
+	if err != nil && !errors.Is(err, image.ErrCorrupt) { // of which the catalog has warned
 		return fmt.Errorf("read notes of damage: %w", err)
 	}
-	err = r.env.Catalog.Segments(ctx, func(s catalog.SegmentInfo) error {
-		r.usable[s.ID] = true
-		return nil
-	})
+	if r.trust, err = r.env.trust(ctx); err != nil {
+		return err
+	}
 	absent := condemned.IDs()
 	maps.Copy(absent, r.ruined)
-	for id := range absent {
-		delete(r.usable, id)
-	}
+	err = r.env.Catalog.Segments(ctx, func(s catalog.SegmentInfo) error {
+		if !absent[s.ID] && r.trust.usable(s.Writer, s.Moved, s.ID, s.Digest) {
+			r.usable[s.ID] = true
+		} else {
+			absent[s.ID] = true
+		}
+		return nil
+	})
 	r.env.Catalog.SetCondemned(slices.Collect(maps.Keys(absent)))
 	return err
 }
@@ -244,6 +250,14 @@ func (r *run) device(ctx context.Context, s *subject) (*BackupReport, error) {
 	return report, nil
 }
 
+// lineOf is the line that a writer's images are counted with.
+func lineOf(w keys.Writer) string {
+	if w.Vouches() {
+		return ""
+	}
+	return w.String()
+}
+
 func (r *run) manifest(s *subject) *image.Manifest {
 	info := s.view.Info()
 	m := &image.Manifest{
@@ -288,15 +302,26 @@ func volumeName(asked, host, device string) (string, error) {
 }
 
 // parent returns the volume's newest image, or nil, and refuses another device
-// under its name.
+// under its name. Images that another writer made, who cannot read, are never
+// compared with: what a tracker vouches for is taken over from the parent
+// unread.
 func (r *run) parent(ctx context.Context, volume string, d block.Info) (*image.Manifest, error) {
+	mine := lineOf(r.env.Repo.Keys.Writer())
 	var newest *image.Manifest
+	others := map[string]bool{}
 	err := r.env.Catalog.Manifests(ctx, func(_ string, old *image.Manifest) error {
-		if old.Volume == volume && (newest == nil || old.Seq > newest.Seq) {
+		switch line := old.Line(); {
+		case old.Volume != volume:
+		case line != mine && line != "":
+			others[line] = true
+		case newest == nil, line == mine && newest.Line() != mine, line == newest.Line() && old.Seq > newest.Seq:
 			newest = old
 		}
 		return nil
 	})
+	for _, w := range sortedKeys(others) {
+		r.env.warn("volume %s has images of writer %.16s too: they are not compared with", volume, w)
+	}
 	if err != nil || newest == nil {
 		return nil, err
 	}
@@ -404,7 +429,11 @@ func (r *run) parentMap(parent *image.Manifest) *parentMap {
 			if r.damaged[id] {
 				return nil, image.ErrCorrupt
 			}
-			p, _, err := r.env.Catalog.Page(ctx, id)
+			p, at, err := r.env.Catalog.Page(ctx, id)
+			if err == nil && !r.usable[at.Segment] {
+				// What it says of where blocks are, somebody else may have made up.
+				return nil, fmt.Errorf("page %s is in no segment to be trusted: %w", id, image.ErrCorrupt)
+			}
 			return p, err
 		},
 	}

@@ -51,9 +51,17 @@ func (r *run) secure(ctx context.Context, m *image.Manifest) error {
 	if len(condemned) == 0 && whole && r.holder.Valid() {
 		return nil
 	}
-	good, known := map[image.SegmentID]bool{}, r.holder.Condemned.IDs()
+	there, known := map[image.SegmentID]bool{}, r.holder.Condemned.IDs()
 	err = r.env.Repo.Segments(ctx, func(id image.SegmentID, _ int64, _ time.Time) error {
-		good[id] = !condemned[id] && !known[id] && !r.ruined[id]
+		there[id] = !condemned[id] && !known[id] && !r.ruined[id]
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	good := map[image.SegmentID]bool{}
+	err = r.env.Catalog.Segments(ctx, func(s catalog.SegmentInfo) error {
+		good[s.ID] = there[s.ID] && r.trust.usable(s.Writer, s.Moved, s.ID, s.Digest)
 		return nil
 	})
 	if err != nil {
@@ -130,11 +138,15 @@ func (r *run) keep(ctx context.Context, rd *reader.Reader, w *segmentWriter, id 
 	return err
 }
 
-// copy stores a record again as it is, checked as far as the footer goes.
+// copy stores a record again as it is, checked as far as the footer goes: so it
+// is taken only from segments whose footers are to be trusted.
 func (r *run) copy(ctx context.Context, rd *reader.Reader, w *segmentWriter, id image.ID, at image.Location, p *image.Page) error {
 	f, err := rd.Footer(ctx, at.Segment)
 	if err != nil {
 		return err
+	}
+	if !r.trust.usable(f.Writer, f.Moved, f.ID, f.Digest) {
+		return fmt.Errorf("block %s at %s: its writer %.16s is not to be trusted: %w", id, at, f.Writer, image.ErrCorrupt)
 	}
 	if int(at.Record) >= len(f.Records) || f.Records[at.Record].ID != id {
 		return fmt.Errorf("block %s is not at %s: %w", id, at, image.ErrCorrupt)

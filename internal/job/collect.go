@@ -109,6 +109,9 @@ func (c *collector) condemn(ctx context.Context) (err error) {
 	if c.state, err = c.env.Repo.NewestCondemned(ctx); err != nil {
 		return fmt.Errorf("collect: %w", err)
 	}
+	if len(c.state.Unread) > 0 {
+		return fmt.Errorf("collect: %s: %w: nobody knows what it condemns; look at it, then remove it by hand", c.state.Unread[0], image.ErrCorrupt)
+	}
 	if c.now, err = c.env.Repo.Store.Now(ctx); err != nil {
 		return err
 	}
@@ -131,7 +134,7 @@ func (c *collector) condemn(ctx context.Context) (err error) {
 	if err := c.look(ctx); err != nil {
 		return err
 	}
-	next := &repo.Condemned{Epoch: c.state.Epoch + 1, Time: c.now.UTC(), Run: hex.EncodeToString(c.run[:]), Seen: c.marks.seen}
+	next := &repo.Condemned{Epoch: c.state.Next, Time: c.now.UTC(), Run: hex.EncodeToString(c.run[:]), Seen: c.marks.seen}
 	changed := false
 	for _, s := range c.state.Segments {
 		switch _, there := c.sizes[s.Segment]; {

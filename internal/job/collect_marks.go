@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"platter/image"
+	"platter/image/keys"
 	"platter/image/reader"
 	"platter/image/repo"
 	"platter/image/segment"
@@ -55,6 +56,9 @@ func (m *marks) images(ctx context.Context) error {
 		manifest, err := m.env.Repo.Manifest(ctx, name)
 		if errors.Is(err, store.ErrNotFound) {
 			return nil // pruned meanwhile
+		}
+		if errors.Is(err, keys.ErrForged) {
+			return nil // no image: nobody needs what it names
 		}
 		if err != nil {
 			return fmt.Errorf("collect: %w: nothing is deleted while an image cannot be read", err)

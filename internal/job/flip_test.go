@@ -43,6 +43,7 @@ type exhibit struct {
 	want    map[image.ImageID][]byte
 	env     *Env // on the whole repository
 	unlock  *keys.Credentials
+	agent   *keys.Domain // of a writer that cannot read, in an encrypted one
 }
 
 // open opens a store that holds the exhibit, or what became of it.
@@ -58,7 +59,8 @@ func newExhibit(t *testing.T) *exhibit {
 }
 
 // newSealedExhibit makes an encrypted one, opened by a key file: that costs
-// nothing, and a password a tenth of a second.
+// nothing, and a password a tenth of a second. Some of its images are an
+// agent's that cannot read, and some of that one's segments are attested.
 func newSealedExhibit(t *testing.T) *exhibit {
 	t.Helper()
 	k := &keys.Credentials{KeyFile: bytes.Repeat([]byte("key file "), 8)}
@@ -103,6 +105,9 @@ func exhibitIn(t *testing.T, env *Env, unlock *keys.Credentials) *exhibit {
 	}
 	forget(t, env, gone)
 	delete(x.want, gone.ID)
+	if unlock != nil {
+		x.agentImages(t, a)
+	}
 	extra := &disk{name: "extra", data: make([]byte, 4096)}
 	random(rng, extra.data)
 	forget(t, env, mustBackup(t, env, extra, BackupOptions{}).Image)
@@ -139,6 +144,36 @@ func exhibitIn(t *testing.T, env *Env, unlock *keys.Credentials) *exhibit {
 		}
 	}
 	return x
+}
+
+// agentImages has an agent make images of a disk that is much like another's,
+// and attests what it stored for the first.
+func (x *exhibit) agentImages(t *testing.T, like *disk) {
+	t.Helper()
+	agent := agentOf(t, x.env)
+	x.agent = agent.Repo.Keys
+	d := &disk{name: "agent", data: bytes.Clone(like.data)}
+	for night := range 2 {
+		random(seeded(t, uint64(30+night)), d.data[40*4096:][:3*4096])
+		m := mustBackup(t, agent, d, BackupOptions{}).Image
+		x.want[m.ID] = bytes.Clone(d.data)
+		if night == 0 {
+			if r, err := Verify(context.Background(), x.env, VerifyOptions{ReadData: true}); err != nil || r.Attested == 0 {
+				t.Fatalf("%+v, %v: want attested segments", r, err)
+			}
+		}
+	}
+}
+
+// agentOf returns an Env of a new writer that cannot read, with a catalog of
+// its own.
+func agentOf(t *testing.T, env *Env) *Env {
+	t.Helper()
+	r := *env.Repo
+	r.Keys = must(env.Repo.Keys.NewWriter(true))
+	agent := envOf(t, &r)
+	agent.Host = env.Host
+	return agent
 }
 
 func (x *exhibit) names(prefix string) []string {

@@ -98,7 +98,7 @@ func giveKeys(t *testing.T, x *exhibit, path string) {
 	d := x.env.Repo.Keys
 	add(d, func(d *keys.Domain) (string, []byte, error) { return d.PassphraseSlot(passphrase, "password") })
 	add(d, repo.AgeSlot(recipient, "recovery key"))
-	add(d.WriteOnly(), func(d *keys.Domain) (string, []byte, error) { return d.KeyFileSlot(agent, "agent") })
+	add(x.agent, func(d *keys.Domain) (string, []byte, error) { return d.KeyFileSlot(agent, "agent") })
 }
 
 // goldenKeys returns what opens a golden repository, by the file that holds it;

@@ -150,6 +150,13 @@ type Damage struct {
 	Problem string         `json:"problem"`
 }
 
+// A Forgery is an object that somebody with a key of the repository wrote and
+// had no right to. It counts for nothing, and takes nothing from any image.
+type Forgery struct {
+	Object  string `json:"object"` // name in the store
+	Problem string `json:"problem"`
+}
+
 // A VerifyReport tells what was proven and what was found.
 type VerifyReport struct {
 	Images    int           `json:"images"`
@@ -157,8 +164,10 @@ type VerifyReport struct {
 	Pages     int64         `json:"pages"`
 	Blocks    int64         `json:"blocks"` // distinct blocks whose bytes were read
 	BytesRead int64         `json:"bytes_read"`
-	Scope     string        `json:"scope"` // structure, 5 %, every byte
+	Scope     string        `json:"scope"`    // structure, 5 %, every byte
+	Attested  int           `json:"attested"` // segments that everybody may dedupe against from now on
 	Damage    []Damage      `json:"damage,omitempty"`
+	Forged    []Forgery     `json:"forged,omitempty"`
 	Elapsed   time.Duration `json:"elapsed_ns"`
 }
 

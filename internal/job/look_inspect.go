@@ -161,7 +161,7 @@ func (in *inspection) object() {
 		in.err = err
 		return
 	}
-	const header, trailer = 56, 96
+	const header, trailer = 56, keys.CertificateSize + keys.SignatureSize + 32
 	if len(b) < header+trailer {
 		in.say("%s: %d bytes", in.name, len(b))
 		in.problems++
@@ -179,11 +179,14 @@ func (in *inspection) object() {
 	case domain == nil && kind != keys.KindConfig && kind != keys.KindSlot:
 		in.say("no repository that opens is around it: its digest is not checked")
 	default:
-		payload, digest, err := domain.Payload(kind, in.name, b)
+		payload, s, err := domain.Payload(kind, in.name, b)
 		if err != nil {
 			in.wrong(err)
 		} else {
-			in.say("digest %s: right", digest)
+			in.say("digest %s: right", s.Digest)
+			if s.Writer.String() != "" {
+				in.say("signed by writer %s", s.Writer)
+			}
 		}
 		plain = payload
 	}

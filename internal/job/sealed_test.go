@@ -130,7 +130,7 @@ func TestWriteOnlyKeysBackUpAndCannotRead(t *testing.T) {
 	images, contents := nights(t, env, d, seeded(t, 22), 2)
 	writer := *env
 	only := *env.Repo
-	only.Keys = env.Repo.Keys.WriteOnly()
+	only.Keys = must(env.Repo.Keys.NewWriter(true))
 	writer.Repo = &only
 	again := mustBackup(t, &writer, d, BackupOptions{})
 	if again.Image.Stats.New != 0 {
@@ -158,7 +158,7 @@ func TestSealedBlocksMoveWithoutTheDataKey(t *testing.T) {
 	mustBackup(t, env, d, BackupOptions{})
 	writer := *env
 	only := *env.Repo
-	only.Keys = env.Repo.Keys.WriteOnly()
+	only.Keys = must(env.Repo.Keys.NewWriter(true))
 	writer.Repo = &only
 	other := &disk{name: "other", data: bytes.Clone(d.data)}
 	var condemned []repo.CondemnedSegment

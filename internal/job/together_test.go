@@ -190,7 +190,7 @@ func (s *town) forget(actor int) {
 		for _, m := range old {
 			s.restore(m, bare)
 			s.forgotten.Add(1)
-			name := fmt.Sprintf("images/%s/%016x", s.repo.Keys.VolumeTag(m.Volume), m.Seq)
+			name := fmt.Sprintf("images/%s/%016x", s.repo.Keys.VolumeTag(m.Volume, ""), m.Seq)
 			if err := s.repo.Forget(context.Background(), name, "test"); err != nil {
 				s.Errorf("seed %d: forget: %v", s.seed, err)
 			}

@@ -10,6 +10,7 @@ import (
 	"platter/image"
 	"platter/image/keys"
 	"platter/image/reader"
+	"platter/image/repo"
 )
 
 // Verify proves that what the repository holds is what was written.
@@ -19,6 +20,10 @@ import (
 // right length. With ReadData it also reads every byte of every segment (of
 // those that the images named need, if any are named); with Subset a random
 // share of the data segments.
+//
+// It names the objects that somebody had no right to write, and attests, where
+// the keys allow it, the segments of writers that cannot read: all that it read
+// whole.
 //
 // Damaged records are noted in the repository and the catalog, so that the
 // next backup stores those blocks again. With damage the report comes with an
@@ -34,7 +39,7 @@ func Verify(ctx context.Context, env *Env, opts VerifyOptions) (*VerifyReport, e
 	}
 	v := &verifier{env: env, opts: opts, report: &VerifyReport{Scope: scope(opts)}, used: map[image.SegmentID]struct{}{}, broken: map[image.SegmentID]error{}}
 	v.reader = reader.New(env.Repo, v.index(), env.Memory/4)
-	for _, step := range []func(context.Context) error{v.manifests, v.maps, v.segments, v.assess, v.note} {
+	for _, step := range []func(context.Context) error{v.manifests, v.strangers, v.maps, v.segments, v.assess, v.note, v.attest} {
 		if err := step(ctx); err != nil {
 			return nil, fmt.Errorf("verify: %w", err)
 		}
@@ -67,6 +72,8 @@ type verifier struct {
 	bad    findings
 	fresh  []*finding                // those of bad that no verification before has noted
 	broken map[image.SegmentID]error // nothing of these can be read
+	trust  *trust                    // nil where these keys attest nothing
+	whole  []repo.Attested           // segments to be attested
 }
 
 // maxFindings bounds the damaged records that are kept in memory, and the
@@ -134,5 +141,12 @@ func (v *verifier) damage(d Damage) {
 		v.report.Damage = append(v.report.Damage, d)
 	case n == maxFindings:
 		v.report.Damage = append(v.report.Damage, Damage{Problem: "there is more damage than this report lists"})
+	}
+}
+
+// forgery adds an object that counts for nothing to the report.
+func (v *verifier) forgery(name string, err error) {
+	if len(v.report.Forged) < maxFindings {
+		v.report.Forged = append(v.report.Forged, Forgery{Object: name, Problem: err.Error()})
 	}
 }

@@ -22,16 +22,20 @@ func (v *verifier) manifests(ctx context.Context) error {
 	chains := map[string]*chain{}
 	at := func(tag string) *chain {
 		if chains[tag] == nil {
-			chains[tag] = &chain{links: map[uint64]link{}}
+			chains[tag] = &chain{links: map[uint64]link{}, forged: map[uint64]bool{}}
 		}
 		return chains[tag]
 	}
 	err := v.env.Repo.Manifests(ctx, func(name string) error {
 		tag, seq, _ := repo.ParseManifestName(name)
-		m, digest, err := v.manifest(ctx, name)
+		m, digest, err := v.env.Repo.ManifestDigest(ctx, name)
 		switch {
 		case errors.Is(err, store.ErrNotFound):
 			return nil // pruned meanwhile
+		case errors.Is(err, keys.ErrForged):
+			at(tag).forged[seq] = true
+			v.forgery(name, err)
+			return nil
 		case err != nil && reader.Damaged(err):
 			at(tag).links[seq] = link{broken: true}
 			v.damage(Damage{Object: name, Problem: "an image cannot be read: " + err.Error()})
@@ -71,24 +75,11 @@ func (v *verifier) named(ctx context.Context) error {
 	return nil
 }
 
-// manifest reads a manifest and its object's digest.
-func (v *verifier) manifest(ctx context.Context, name string) (*image.Manifest, image.Digest, error) {
-	m, err := v.env.Repo.Manifest(ctx, name)
-	if err != nil {
-		return nil, image.Digest{}, err
-	}
-	object, err := v.env.Repo.Store.Get(ctx, name, keys.MaxObject)
-	if err != nil {
-		return nil, image.Digest{}, err
-	}
-	_, digest, err := v.env.Repo.Keys.Payload(keys.KindManifest, name, object)
-	return m, digest, err
-}
-
 // A chain is the manifests of a volume, those in their graves included.
 type chain struct {
 	volume string
 	links  map[uint64]link
+	forged map[uint64]bool // numbers under which somebody put what is no image
 }
 
 type link struct {
@@ -105,15 +96,15 @@ func (v *verifier) graves(ctx context.Context, at func(tag string) *chain) error
 		if !ok {
 			return nil
 		}
-		object, err := v.env.Repo.Store.Get(ctx, o.Name, keys.MaxObject)
-		if errors.Is(err, store.ErrNotFound) {
+		t, err := v.env.Repo.Tombstone(ctx, o.Name[len(graveyard):])
+		switch {
+		case errors.Is(err, store.ErrNotFound):
 			return nil
-		}
-		var t repo.Tombstone
-		if err == nil {
-			_, err = v.env.Repo.Keys.Open(keys.KindTombstone, o.Name, object, &t)
-		}
-		if err != nil && !reader.Damaged(err) {
+		case errors.Is(err, keys.ErrForged):
+			at(tag).forged[seq] = true
+			v.forgery(o.Name, err)
+			return nil
+		case err != nil && !reader.Damaged(err):
 			return err
 		}
 		c := at(tag)
@@ -139,18 +130,19 @@ func (v *verifier) chain(tag string, c *chain) {
 	}
 	const most = 1000 // a forged number must not cost a long list
 	gaps := 0
+	before, sure := image.Digest{}, true // of the image before; none before the first
 	for seq := uint64(1); seq <= last && gaps < most; seq++ {
 		l, ok := c.links[seq]
-		before := c.links[seq-1]
 		name := fmt.Sprintf("images/%s/%016x", tag, seq)
 		switch {
+		case !ok && c.forged[seq]:
+			continue // nobody's: the next image follows the one before
 		case !ok:
 			gaps++
 			v.damage(Damage{Volume: c.volume, Object: name, Problem: "the image is gone, and nothing says that it was pruned"})
-		case l.broken || before.broken || seq == 1 || c.links[seq-1] == (link{}):
-			// nothing to compare
-		case l.predecessor != before.digest:
-			v.damage(Damage{Volume: c.volume, Object: name, Problem: fmt.Sprintf("it follows a manifest of digest %.16s…, and number %d has %.16s…", l.predecessor, seq-1, before.digest)})
+		case sure && !l.broken && l.predecessor != before:
+			v.damage(Damage{Volume: c.volume, Object: name, Problem: fmt.Sprintf("it follows a manifest of digest %.16s…, and the one before it has %.16s…", l.predecessor, before)})
 		}
+		before, sure = l.digest, ok && !l.broken
 	}
 }

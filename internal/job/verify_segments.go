@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"platter/image"
+	"platter/image/keys"
 	"platter/image/reader"
 	"platter/image/segment"
 	"platter/image/store"
@@ -33,6 +34,11 @@ func (v *verifier) segments(ctx context.Context) error {
 		return err
 	}
 	v.report.Segments = len(list)
+	if v.env.Repo.Keys.Encrypted() && v.env.Repo.Keys.Writer().MayCollect() {
+		if v.trust, err = v.env.trust(ctx); err != nil {
+			return err
+		}
+	}
 	counts := new(counters)
 	stop := v.env.report("verify", "segments", "read", total, counts, func() int64 { return 0 })
 	defer stop()
@@ -122,6 +128,7 @@ type reading struct {
 	codec     *segment.Codec
 	hasher    *image.Hasher
 	in, plain []byte
+	wrong     bool // something of the segment being read
 }
 
 func (s *scrubber) newReading() *reading {
@@ -135,7 +142,14 @@ func (s *scrubber) newReading() *reading {
 // segment reads all of a segment and keeps what is wrong with it.
 func (r *reading) segment(ctx context.Context, x suspect) error {
 	name := segment.Name(x.id)
+	r.wrong = false
 	f, err := segment.ReadFooter(ctx, r.v.env.Repo.Store, r.v.env.Repo.Keys, x.id, x.size)
+	if _, used := r.v.used[x.id]; errors.Is(err, keys.ErrForged) && !used {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.v.forgery(name, err)
+		return nil
+	}
 	if errors.Is(err, image.ErrCorrupt) {
 		r.mu.Lock()
 		r.v.broken[x.id] = err
@@ -145,6 +159,7 @@ func (r *reading) segment(ctx context.Context, x suspect) error {
 		var header [segment.Align]byte
 		if err = r.v.env.Repo.Store.ReadAt(ctx, name, header[:], 0); err == nil {
 			if e := segment.CheckHeader(header[:], r.v.env.Repo.Keys, r.v.env.Repo.ID, f); e != nil {
+				r.wrong = true
 				r.object(name, e)
 			}
 			if err = r.v.env.Repo.Unlock(ctx, f); err == nil {
@@ -157,6 +172,11 @@ func (r *reading) segment(ctx context.Context, x suspect) error {
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case err == nil:
+		if !r.wrong {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			r.v.attests(f)
+		}
 		return nil
 	case errors.Is(err, store.ErrNotFound):
 		// Collected meanwhile, unless an image needs it: then it is lost.
@@ -224,6 +244,10 @@ func (r *reading) record(ctx context.Context, f *segment.Footer, n int, buf []by
 	}
 	if err == nil || ctx.Err() != nil {
 		return
+	}
+	r.wrong = true
+	if w := f.Writer.String(); w != "" {
+		err = fmt.Errorf("%w (writer %.16s)", err, w)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
