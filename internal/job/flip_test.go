@@ -359,9 +359,9 @@ func flipEveryByte(t *testing.T, x *exhibit, most int) {
 func cuts(name string, n int) []int {
 	list := []int{0, 1, 8, 56, n / 2, n - 1}
 	if strings.HasPrefix(name, "segments/") {
-		list = append(list, 4095, 4096, 4096+16, n-256, n-255, n-4096, n/8192*4096)
+		list = append(list, 4095, 4096, 4096+16, n-512, n-511, n-4096, n/8192*4096)
 	} else {
-		list = append(list, n-64, n-65, n-96, n-97)
+		list = append(list, n-32, n-33, n-96, n-97, n-200, n-201)
 	}
 	slices.Sort(list)
 	return slices.DeleteFunc(slices.Compact(list), func(c int) bool { return c < 0 || c >= n })
