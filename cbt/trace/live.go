@@ -1,0 +1,145 @@
+package trace
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"platter/block"
+	"platter/cbt"
+)
+
+// Recent returns what was marked since the view n generations ago: with 0, in
+// the generation that goes on.
+func (s *Session) Recent(n int) *cbt.Set {
+	set := cbt.NewSet(s.place.Length)
+	for _, g := range s.lastOnes(n) {
+		s.add(set, g)
+	}
+	return set
+}
+
+func (s *Session) lastOnes(n int) history {
+	return s.own[max(0, len(s.own)-1-n):]
+}
+
+// Hold keeps others from beginning generations until release is called, as
+// long as the disk is frozen.
+func (s *Session) Hold() (release func() error, err error) {
+	held, err := lock(s.tracer.dir)
+	if err != nil {
+		return nil, err
+	}
+	present, err := s.tracer.present(s.place.key)
+	if err == nil && (present == nil || present.get(headNonce) != s.last().get(headNonce)) {
+		err = fmt.Errorf("trace %s: another process began a generation", s.place.name)
+	}
+	if present != nil {
+		err = errors.Join(err, present.Close())
+	}
+	if err != nil {
+		return nil, errors.Join(err, held.Close())
+	}
+	return held.Close, nil
+}
+
+// Residue appends to list what was marked since the view n generations ago,
+// and reports whether it had room for all. It allocates nothing. Extents may
+// overlap, and are of the device.
+func (s *Session) Residue(n int, list []block.Extent) (_ []block.Extent, ok bool) {
+	for _, g := range s.lastOnes(n) {
+		if !g.each(func(e block.Extent) bool {
+			e.Offset -= s.place.Offset
+			end := min(e.End(), s.place.Length)
+			if e.Offset = max(e.Offset, 0); e.Offset >= end {
+				return true
+			}
+			if len(list) == cap(list) {
+				return false
+			}
+			list = append(list, block.Extent{Offset: e.Offset, Length: end - e.Offset})
+			return true
+		}) {
+			return list, false
+		}
+	}
+	return list, true
+}
+
+// Events returns how often anything of the disk was marked in the generation
+// that goes on.
+func (s *Session) Events() uint64 { return s.last().get(headEvents) }
+
+// Whole returns an error wrapping cbt.ErrHistoryLost if anything may have gone
+// by unseen since the session began.
+func (s *Session) Whole() error { return s.vouch(s.own[:1:1]) }
+
+// A baseline is the balance of requests that went to the driver and came back,
+// at a moment when none was with it: some that came back had gone before the
+// tracer watched.
+type baseline struct {
+	known   bool
+	balance uint64
+}
+
+// Settle tries for a while to find a moment at which nothing is in flight, from
+// which InFlight counts. Where it finds none, InFlight looks on.
+func (s *Session) Settle(d time.Duration) {
+	for end := time.Now().Add(d); !s.base.known && time.Now().Before(end); {
+		if n, _ := s.InFlight(); n == 0 {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// InFlight returns how many writes are on their way to the disk, at least one
+// while that is not known. A write that it counts as landed is marked.
+func (s *Session) InFlight() (int, error) {
+	kernel := int(0)
+	for _, g := range s.own {
+		if g.get(headAdrift) > 0 {
+			return 1, errors.New("the tracer lost track of what is in flight")
+		}
+	}
+	kernel, err := s.place.inFlight()
+	if err != nil {
+		return 1, err
+	}
+	if s.place.bios {
+		n, err := s.flights()
+		return max(n, kernel), err
+	}
+	before := s.balance()
+	if !s.base.known {
+		again, err := s.place.inFlight()
+		if err != nil || kernel != 0 || again != 0 || s.balance() != before {
+			return max(1, kernel), err
+		}
+		s.base = baseline{true, before}
+	}
+	if n := int(int64(before - s.base.balance)); n != 0 {
+		return max(n, -n), nil
+	}
+	return kernel, nil
+}
+
+func (s *Session) balance() (n uint64) {
+	for _, g := range s.own {
+		n += g.get(headIssued) - g.get(headDone)
+	}
+	return n
+}
+
+// flights counts the bios that were queued for the disk and are not done.
+func (s *Session) flights() (n int, err error) {
+	var bio uint64
+	var flight [flightBytes / 8]uint64
+	all := s.tracer.flights.Iterate()
+	for all.Next(&bio, &flight) {
+		if uint32(flight[0]) == s.place.key {
+			n++
+		}
+	}
+	return n, all.Err()
+}
