@@ -3,6 +3,7 @@ package block
 import (
 	"fmt"
 	"slices"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 )
@@ -102,7 +103,8 @@ func (k *stacker) swaps(disk, part node) {
 		if dev, ok := k.rdev(path); ok && dev == part.dev {
 			e := Extent{Length: part.size()}
 			if part.dev != disk.dev {
-				e.Offset = part.start()
+				sectors, _ := strconv.ParseInt(part.attr("start"), 10, 64)
+				e.Offset = sectors * 512
 			}
 			k.found.Swap = append(k.found.Swap, e)
 		}
