@@ -10,9 +10,14 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+
+	"platter/block/freeze"
 )
 
 func main() {
+	if freeze.Watch() {
+		return
+	}
 	os.Exit(run(os.Args[1:], newTerminal()))
 }
 
