@@ -246,15 +246,15 @@ func (t *Tracer) begin(d disk, after *generation, historyID uint64) (*generation
 func must(numbers []uint64, _ error) []uint64 { return numbers }
 
 // needed returns the numbers that the consumers of a disk's history have
-// images of.
-func (t *Tracer) needed(key uint32, historyID uint64) (map[uint64]bool, error) {
-	needed := map[uint64]bool{}
+// images of, and how many consumers have each.
+func (t *Tracer) needed(key uint32, historyID uint64) (map[uint64]int, error) {
+	needed := map[uint64]int{}
 	var k consumerKey
 	var r consumerRecord
 	all := t.consumers.Iterate()
 	for all.Next(&k, &r) {
 		if k.Disk == key && r.History == historyID {
-			needed[r.Number] = true
+			needed[r.Number]++
 		}
 	}
 	return needed, all.Err()
@@ -276,7 +276,7 @@ func (t *Tracer) prune(key uint32, h history) error {
 		return err
 	}
 	for i := 0; len(kept) > maxGenerations && i+1 < len(kept)-1; {
-		if needed[kept[i+1].number()] {
+		if needed[kept[i+1].number()] > 0 {
 			i++
 			continue
 		}
