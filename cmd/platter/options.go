@@ -111,7 +111,7 @@ const (
 func globalFlags() []flag {
 	return []flag{
 		{
-			"repo", "r", "a directory, s3:URL or sftp:URL", "PLATTER_REPOSITORY",
+			"repo", "r", "path, s3:URL or sftp:URL", "PLATTER_REPOSITORY",
 			func(o *options) pflag.Value { return text("PATH", &o.repo) },
 		},
 		{
