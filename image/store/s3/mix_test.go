@@ -9,10 +9,16 @@ import (
 	"math/rand/v2"
 	"os"
 	"slices"
+	"strconv"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"platter/image/store"
+	"platter/image/store/s3"
 	"platter/image/store/s3/s3test"
 	"platter/image/store/storetest"
 )
@@ -32,33 +38,93 @@ func mixed() []s3test.Fault {
 	})
 }
 
-// TestMixOfFaults makes random operations while a third of all requests go
-// wrong, and compares with a model what each says.
-func TestMixOfFaults(t *testing.T) {
+// TestMixesOfFaults makes random operations while a third of all requests go
+// wrong, many short stories side by side, and compares with a model what each
+// says. The campaign is 20,000 of them; PLATTER_TEST_SEED repeats one.
+func TestMixesOfFaults(t *testing.T) {
 	t.Parallel()
-	seed, ops := uint64(1), 150
+	first, stories := uint64(1), 48
 	if testing.Short() {
-		ops = 40
+		stories = 12
 	}
 	if os.Getenv("PLATTER_TEST_LONG") != "" {
-		seed, ops = uint64(time.Now().UnixNano()), 20_000
+		first, stories = uint64(time.Now().UnixNano()), 20_000
 	}
-	t.Logf("seed %d", seed)
+	if seed, err := strconv.ParseUint(os.Getenv("PLATTER_TEST_SEED"), 10, 64); err == nil {
+		first, stories = seed, 1
+	}
 	server := s3test.Start(t)
-	proxy := server.Proxy(t)
-	proxy.Random(seed, 0.3, mixed())
-	direct, s := open(t, server.Config("mix")), hasty(t, proxy.URL, "mix", 2*time.Second)
-	m := &mix{rng: rand.New(rand.NewPCG(seed, 1)), s: s, direct: direct, known: map[string]record{}}
-	for i := range ops {
-		if err := m.step(t.Context(), i); err != nil {
-			seen := proxy.Seen()
-			t.Fatalf("seed %d, operation %d: %v\n%q", seed, i, err, seen[max(0, len(seen)-12):])
+	var total tally
+	var g errgroup.Group
+	g.SetLimit(64) // most of the time they wait
+	for i := range stories {
+		g.Go(func() error { return story(t, server, first+uint64(i), &total) })
+	}
+	if err := g.Wait(); err != nil {
+		t.Error(err)
+	}
+	t.Logf("%d stories from seed %d on: %d operations, %d gave an error; %d requests, of which went wrong: %v",
+		stories, first, total.operations, total.failed, total.requests, total.faults)
+	if stories >= 1000 && len(total.faults) < len(mixed()) {
+		t.Errorf("%d kinds of faults were met, want all %d", len(total.faults), len(mixed()))
+	}
+}
+
+// A tally is of all stories together.
+type tally struct {
+	mu                           sync.Mutex
+	operations, failed, requests int
+	faults                       map[string]int
+}
+
+func (c *tally) add(operations, failed int, seen []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.operations, c.failed, c.requests = c.operations+operations, c.failed+failed, c.requests+len(seen)
+	if c.faults == nil {
+		c.faults = map[string]int{}
+	}
+	for _, line := range seen {
+		if f := line[strings.LastIndex(line, ": ")+2:]; f != s3test.None.String() {
+			c.faults[f]++
 		}
 	}
-	if err := m.audit(t.Context()); err != nil {
-		t.Errorf("seed %d: %v", seed, err)
+}
+
+// story is one mix: a few operations on a few names.
+func story(t *testing.T, server *s3test.Server, seed uint64, total *tally) error {
+	const operations = 8
+	proxy := server.Proxy(t)
+	defer proxy.Close()
+	proxy.Random(seed, 0.3, mixed())
+	prefix := fmt.Sprintf("mix/%d", seed)
+	config := s3test.Config(proxy.URL, prefix)
+	config.Patience, config.Stall = 1500*time.Millisecond, 200*time.Millisecond
+	s, err := s3.Open(t.Context(), config)
+	if err != nil {
+		return err
 	}
-	t.Logf("%d operations, %d gave an error; %d requests", ops, m.failed, len(proxy.Seen()))
+	defer s.Close()
+	direct, err := s3.Open(t.Context(), server.Config(prefix))
+	if err != nil {
+		return err
+	}
+	defer direct.Close()
+	m := &mix{rng: rand.New(rand.NewPCG(seed, 1)), s: s, direct: direct, known: map[string]record{}}
+	tell := func(i int, err error) error {
+		seen := proxy.Seen()
+		return fmt.Errorf("seed %d, operation %d: %w\n%q", seed, i, err, seen[max(0, len(seen)-12):])
+	}
+	for i := range operations {
+		if err := m.step(t.Context(), i); err != nil {
+			return tell(i, err)
+		}
+	}
+	total.add(operations, m.failed, proxy.Seen())
+	if err := m.audit(t.Context()); err != nil {
+		return tell(operations, err)
+	}
+	return nil
 }
 
 type mix struct {
@@ -69,7 +135,7 @@ type mix struct {
 }
 
 func (m *mix) step(ctx context.Context, i int) error {
-	name := fmt.Sprintf("m/%d", m.rng.IntN(30))
+	name := fmt.Sprintf("m/%d", m.rng.IntN(3))
 	var err error
 	switch m.rng.IntN(6) {
 	case 0, 1:
@@ -88,7 +154,7 @@ func (m *mix) step(ctx context.Context, i int) error {
 
 func (m *mix) put(ctx context.Context, name string, seed uint64) error {
 	r, there := m.known[name]
-	size := m.rng.IntN(200_000)
+	size := m.rng.IntN(60_000)
 	err := m.s.Put(ctx, name, storetest.Bytes(seed, size))
 	switch {
 	case err == nil && there && !r.maybe:

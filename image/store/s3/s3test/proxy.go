@@ -88,7 +88,9 @@ type Proxy struct {
 
 	server string
 	client http.Client
+	front  *httptest.Server
 	ended  chan struct{}
+	close  sync.Once
 
 	mu    sync.Mutex
 	rules []*activeRule
@@ -105,15 +107,20 @@ type activeRule struct {
 func (s *Server) Proxy(t testing.TB) *Proxy {
 	t.Helper()
 	p := &Proxy{server: s.URL, ended: make(chan struct{}), client: http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 16, DisableCompression: true}}}
-	front := httptest.NewServer(http.HandlerFunc(p.serve))
-	p.URL = front.URL
-	t.Cleanup(func() {
+	p.front = httptest.NewServer(http.HandlerFunc(p.serve))
+	p.URL = p.front.URL
+	t.Cleanup(p.Close)
+	return p
+}
+
+// Close ends the proxy, if that is not to wait for the end of the test.
+func (p *Proxy) Close() {
+	p.close.Do(func() {
 		close(p.ended)
-		front.CloseClientConnections()
-		front.Close()
+		p.front.CloseClientConnections()
+		p.front.Close()
 		p.client.CloseIdleConnections()
 	})
-	return p
 }
 
 // Fail adds a rule. The first that matches a request decides.
