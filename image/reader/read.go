@@ -3,6 +3,7 @@ package reader
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -11,6 +12,7 @@ import (
 
 	"platter/image"
 	"platter/image/segment"
+	"platter/image/store"
 )
 
 // A Ref asks for one block of an image.
@@ -30,8 +32,8 @@ type Ref struct {
 // used until visit returns. It is called from several goroutines at once, and
 // must not call this Reader.
 //
-// The error is visit's own, that of ctx, or a *Lost for the first block that
-// could not be had. Read returns when no visit is running any more.
+// The error is visit's own, that of ctx, a store.ErrUnreachable, or a *Lost for
+// the first block that could not be had. Read returns when no visit is running any more.
 func (r *Reader) Read(ctx context.Context, refs []Ref, visit func(first int64, plain []byte) error) error {
 	lost, err := r.Salvage(ctx, refs, visit)
 	if err == nil && len(lost) > 0 {
@@ -205,6 +207,9 @@ func (b *batch) cut(ctx context.Context, p *plan, tasks chan<- task) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
+		if errors.Is(err, store.ErrUnreachable) {
+			return err // as would be whatever is asked next, after as long a wait
+		}
 		if err != nil {
 			for _, it := range items {
 				b.fail(it.ref, image.Location{Segment: id, Record: uint32(it.record())}, err)
@@ -254,23 +259,17 @@ func (b *batch) sift(f *segment.Footer, items []item) []item {
 	return kept
 }
 
-// span returns how many of the items, at least one, can be read and decoded
-// together.
+// span returns how many of the items, at least one, can be read together.
 func (b *batch) span(f *segment.Footer, items []item) int {
 	first := &f.Records[items[0].record()]
-	end, slots := first.Offset+int64(first.Stored), 1
-	most := max(1, max(runSize, b.reader.stride)/b.stride)
+	end := first.Offset + int64(first.Stored)
 	for n := 1; n < len(items); n++ {
-		if items[n].key == items[n-1].key {
-			continue // another place for the same record
-		}
 		r := &f.Records[items[n].record()]
 		next := r.Offset + int64(r.Stored)
-		if slots == most || r.Offset-end > maxGap || next-first.Offset > int64(max(runSize, b.reader.stride)+maxGap) {
+		if r.Offset-end > maxGap || next-first.Offset > int64(b.reader.span+maxGap) {
 			return n
 		}
-		end = next
-		slots++
+		end = max(end, next)
 	}
 	return len(items)
 }

@@ -39,6 +39,7 @@ type Reader struct {
 	repo    *repo.Repo
 	index   Index // nil without one
 	stride  int   // bytes between the blocks of a worker's buffer
+	span    int   // bytes read from the store in one go
 	workers chan *worker
 	footers *cache[image.SegmentID, *segment.Footer]
 	pages   *cache[image.ID, *image.Page]
@@ -50,7 +51,10 @@ type Reader struct {
 // Sizes in bytes.
 const (
 	runSize = 1 << 20  // decoded together, and handed out together
+	maxSpan = 4 << 20  // read in one go: a request to a bucket costs as much as a MiB
 	maxGap  = 64 << 10 // between two records, read rather than skipped
+
+	overhang = maxGap + 2*store.Align // of a span
 )
 
 // A worker is what one goroutine needs to read, decode and check.
@@ -64,12 +68,12 @@ type worker struct {
 // buffers, and a few buffers at least. index may be nil.
 func New(r *repo.Repo, index Index, memory int64) *Reader {
 	out := max(runSize, r.Config.BlockSize)
-	in := out + maxGap + 2*store.Align
 	n := int64(2*runtime.GOMAXPROCS(0) + 2)
-	n = max(1, min(n, memory/2/int64(in+out)))
-	rest := max(memory-n*int64(in+out), 1<<20)
+	n = max(1, min(n, memory/2/int64(2*out+overhang)))
+	span := max(out, min(maxSpan, int(memory/2/n)-out-overhang))
+	rest := max(memory-n*int64(span+overhang+out), 1<<20)
 	rd := &Reader{
-		repo: r, index: index, stride: r.Config.BlockSize,
+		repo: r, index: index, stride: r.Config.BlockSize, span: span,
 		workers: make(chan *worker, n),
 		footers: newCache[image.SegmentID](rest/4*3, footerMemory),
 		pages:   newCache[image.ID](rest/4, func(*image.Page) int64 { return pageMemory }),
@@ -85,10 +89,9 @@ func (r *Reader) acquire(ctx context.Context) (*worker, error) {
 	select {
 	case w := <-r.workers:
 		if w == nil {
-			out := max(runSize, r.stride)
 			w = &worker{
 				codec: new(segment.Codec), hasher: r.repo.Hasher(),
-				in: store.AllocAligned(out + maxGap + 2*store.Align), out: store.AllocAligned(out),
+				in: store.AllocAligned(r.span + overhang), out: store.AllocAligned(max(runSize, r.stride)),
 			}
 		}
 		return w, nil

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
+	"sync/atomic"
 	"testing"
 
 	"platter/image"
@@ -265,5 +267,35 @@ func TestLocateFindsRecordsWithoutReadingThem(t *testing.T) {
 		if i != 3 && i != 5 && refs[i].At != want[i] {
 			t.Errorf("ref %d: got %v, want %v", i, refs[i].At, want[i])
 		}
+	}
+}
+
+// gone is a store that is not there any more from some moment on.
+type gone struct {
+	store.Store
+	asked atomic.Int64
+	after int64
+}
+
+func (g *gone) ReadAt(ctx context.Context, name string, p []byte, off int64) error {
+	if g.asked.Add(1) > g.after {
+		return fmt.Errorf("read %s: %w", name, store.ErrUnreachable)
+	}
+	return g.Store.ReadAt(ctx, name, p, off)
+}
+
+// A store that cannot be reached is not asked for each record, nor for other
+// copies: it has been waited for long enough.
+func TestUnreachableStoreEndsARead(t *testing.T) {
+	d := newDepot(t, 4096)
+	m := d.put(t, randomDisk(rand.New(rand.NewPCG(9, 2)), 2000*4096, 4096))
+	away := &gone{Store: d.Repo.Store, after: 8}
+	d.Repo.Store = away
+	_, err := get(t.Context(), New(d.Repo, nil, 8<<20), m)
+	if lost := (*Lost)(nil); !errors.Is(err, store.ErrUnreachable) || errors.As(err, &lost) {
+		t.Errorf("got %v, want ErrUnreachable alone", err)
+	}
+	if n := away.asked.Load() - away.after; n > 20 {
+		t.Errorf("asked %d times after it was gone", n)
 	}
 }

@@ -3,6 +3,7 @@ package reader
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -11,24 +12,69 @@ import (
 	"platter/image/store"
 )
 
-// A task is what one worker reads, decodes and hands out in one go: items of
-// one segment in order of record, several perhaps of one record.
+// A task is what one worker reads in one go: items of one segment in order of
+// record, several perhaps of one record.
 type task struct {
 	footer *segment.Footer
 	items  []item
 }
 
+// work reads what a task asks for, then decodes and hands it out, a buffer at
+// a time.
 func (b *batch) work(ctx context.Context, t task) error {
 	w, err := b.reader.acquire(ctx)
 	if err != nil {
 		return err
 	}
 	defer b.reader.release(w)
-	good, err := b.decode(ctx, w, t)
-	if err != nil || b.visit == nil {
-		return err
+	in := b.load(ctx, w, t)
+	if errors.Is(in.err, store.ErrUnreachable) {
+		return in.err
 	}
-	return b.deliver(ctx, w, good)
+	for items := t.items; len(items) > 0; {
+		n := b.fill(items)
+		good, err := b.decode(ctx, w, t.footer, in, items[:n])
+		if err == nil && b.visit != nil {
+			err = b.deliver(ctx, w, good)
+		}
+		if err != nil {
+			return err
+		}
+		items = items[n:]
+	}
+	return nil
+}
+
+// A span is a part of a segment in memory; what it holds counts unless err is
+// set.
+type span struct {
+	at    int64
+	bytes []byte
+	err   error
+}
+
+// load reads all records of a task into w.in.
+func (b *batch) load(ctx context.Context, w *worker, t task) (s span) {
+	first, last := &t.footer.Records[t.items[0].record()], &t.footer.Records[t.items[len(t.items)-1].record()]
+	s.at = first.Offset &^ (store.Align - 1)
+	end := (last.Offset + int64(last.Stored) + store.Align - 1) &^ (store.Align - 1)
+	s.bytes = w.in[:end-s.at]
+	s.err = b.reader.repo.Store.ReadAt(ctx, segment.Name(t.footer.ID), s.bytes, s.at)
+	return s
+}
+
+// fill returns how many of the items, at least one, w.out holds together.
+func (b *batch) fill(items []item) int {
+	most := max(1, max(runSize, b.reader.stride)/b.stride)
+	for n, slots := 1, 1; n < len(items); n++ {
+		if items[n].key == items[n-1].key {
+			continue // another place for the same record
+		}
+		if slots++; slots > most {
+			return n
+		}
+	}
+	return len(items)
 }
 
 // A slot is an item and where in the worker's out its block is.
@@ -37,28 +83,23 @@ type slot struct {
 	slot int32
 }
 
-// decode reads the task's records into w.out, one stride each, and returns
-// what is good. Only a context's error ends it.
-func (b *batch) decode(ctx context.Context, w *worker, t task) ([]slot, error) {
-	f := t.footer
-	first, last := &f.Records[t.items[0].record()], &f.Records[t.items[len(t.items)-1].record()]
-	start := first.Offset &^ (store.Align - 1)
-	end := (last.Offset + int64(last.Stored) + store.Align - 1) &^ (store.Align - 1)
-	spanErr := b.reader.repo.Store.ReadAt(ctx, segment.Name(f.ID), w.in[:end-start], start)
-	if ctx.Err() != nil {
-		return nil, ctx.Err()
-	}
-	good := make([]slot, 0, len(t.items))
+// decode puts records into w.out, one stride each, and returns what is good.
+// Only a context's error ends it.
+func (b *batch) decode(ctx context.Context, w *worker, f *segment.Footer, in span, items []item) ([]slot, error) {
+	good := make([]slot, 0, len(items))
 	n := int32(0)
-	for items := t.items; len(items) > 0; {
+	for len(items) > 0 {
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
 		same := 1
 		for same < len(items) && items[same].key == items[0].key {
 			same++
 		}
 		rec := items[0].record()
 		r := &f.Records[rec]
-		stored := w.in[r.Offset-start:][:r.Stored]
-		err := spanErr
+		stored := in.bytes[r.Offset-in.at:][:r.Stored]
+		err := in.err
 		if err != nil {
 			// One bad sector must not take the records around it along.
 			err = b.reader.repo.Store.ReadAt(ctx, segment.Name(f.ID), stored, r.Offset)

@@ -22,6 +22,9 @@ var (
 	ErrNotDurable = errors.New("not durable")
 	// ErrTooLarge means that an object is longer than Get was allowed to read.
 	ErrTooLarge = errors.New("larger than allowed")
+	// ErrUnreachable means that the store did not answer for as long as it is
+	// waited for. Whatever is asked next may take as long to fail.
+	ErrUnreachable = errors.New("the store cannot be reached")
 	// ErrName means that a name or prefix is none that a store takes.
 	ErrName = errors.New("not an object name")
 )

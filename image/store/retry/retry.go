@@ -69,7 +69,8 @@ type Line struct {
 // Met notes that the server has answered.
 func (l *Line) Met() { l.met.Store(true) }
 
-// Do calls f until it succeeds, or fails for good, or patience is over.
+// Do calls f until it succeeds, or fails for good, or patience is over, which is
+// store.ErrUnreachable.
 func (l *Line) Do(ctx context.Context, what string, f func() error) error {
 	began, damaged := time.Now(), 0
 	asked := false // again, after the server said that there is no such object
@@ -102,7 +103,7 @@ func (l *Line) Do(ctx context.Context, what string, f func() error) error {
 		}
 		pause := pauseAfter(try, why.Wait)
 		if damaged >= maxDamaged || time.Since(began)+pause > l.patience() {
-			return fmt.Errorf("given up after %d tries in %s: %w", try+1, time.Since(began).Round(time.Second), err)
+			return l.giveUp(why, try+1, time.Since(began), err)
 		}
 		l.notify(what, try, err)
 		if err := sleep(ctx, pause); err != nil {
@@ -110,6 +111,20 @@ func (l *Line) Do(ctx context.Context, what string, f func() error) error {
 		}
 	}
 }
+
+func (l *Line) giveUp(why *Failure, tries int, after time.Duration, err error) error {
+	err = fmt.Errorf("given up after %d tries in %s: %w", tries, after.Round(time.Second), err)
+	if why.Damage || errors.Is(err, store.ErrNotFound) {
+		return err
+	}
+	return &unreachable{err}
+}
+
+// unreachable is store.ErrUnreachable in the words of its cause.
+type unreachable struct{ error }
+
+func (u *unreachable) Unwrap() error        { return u.error }
+func (u *unreachable) Is(target error) bool { return target == store.ErrUnreachable }
 
 func (l *Line) patience() time.Duration {
 	p := l.Patience

@@ -46,7 +46,7 @@ func TestOutageIsWaitedForUntilPatienceIsOver(t *testing.T) {
 		}
 		start = time.Now()
 		_, err = outage(l, 2*time.Hour)
-		if !errors.Is(err, errGone) || time.Since(start) > time.Hour || time.Since(start) < 59*time.Minute {
+		if !errors.Is(err, errGone) || !errors.Is(err, store.ErrUnreachable) || time.Since(start) > time.Hour || time.Since(start) < 59*time.Minute {
 			t.Errorf("two hours: got %v after %v", err, time.Since(start))
 		}
 	})

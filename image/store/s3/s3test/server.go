@@ -41,11 +41,12 @@ const module = "github.com/versity/versitygw"
 type Server struct {
 	URL string // http://127.0.0.1:PORT
 	Dir string // holds the objects, each in a file: Dir/Bucket/KEY
+	pid int
 }
 
 // Start starts a server on 127.0.0.1 with an empty Bucket. Building it for the
-// first time takes minutes.
-func Start(t testing.TB) *Server {
+// first time takes minutes. flags are those of its folder of objects.
+func Start(t testing.TB, flags ...string) *Server {
 	t.Helper()
 	binary, err := Binary(t.Context())
 	if err != nil {
@@ -53,7 +54,7 @@ func Start(t testing.TB) *Server {
 	}
 	s := &Server{Dir: t.TempDir()}
 	for range 5 { // whoever takes the port first
-		if err = s.run(t, binary); err == nil {
+		if err = s.run(t, binary, flags); err == nil {
 			return s
 		}
 	}
@@ -61,7 +62,7 @@ func Start(t testing.TB) *Server {
 	return nil
 }
 
-func (s *Server) run(t testing.TB, binary string) error {
+func (s *Server) run(t testing.TB, binary string, flags []string) error {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
@@ -69,7 +70,8 @@ func (s *Server) run(t testing.TB, binary string) error {
 	address := l.Addr().String()
 	l.Close()
 	var said strings.Builder
-	cmd := exec.Command(binary, "--port", address, "--quiet", "--keep-alive", "posix", s.Dir)
+	args := append([]string{"--port", address, "--quiet", "--keep-alive", "posix"}, flags...)
+	cmd := exec.Command(binary, append(args, s.Dir)...)
 	cmd.Env = append(os.Environ(), "ROOT_ACCESS_KEY="+AccessKey, "ROOT_SECRET_KEY="+SecretKey)
 	cmd.Stdout, cmd.Stderr = &said, &said
 	cmd.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGKILL}
@@ -90,8 +92,28 @@ func (s *Server) run(t testing.TB, binary string) error {
 		stop()
 		return fmt.Errorf("%w: %s", err, &said)
 	}
+	s.pid = cmd.Process.Pid
 	t.Cleanup(stop)
 	return nil
+}
+
+// CPU returns the seconds of processor time that the server has used.
+func (s *Server) CPU() float64 { return cpuOf(fmt.Sprint(s.pid)) }
+
+// CPU returns those of this process.
+func CPU() float64 { return cpuOf("self") }
+
+// cpuOf reads fields 14 and 15 of /proc/PID/stat (proc(5)), hundredths.
+func cpuOf(pid string) float64 {
+	b, err := os.ReadFile("/proc/" + pid + "/stat")
+	if err != nil {
+		return 0
+	}
+	fields := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))
+	var user, system float64
+	fmt.Sscan(fields[11], &user)
+	fmt.Sscan(fields[12], &system)
+	return (user + system) / 100
 }
 
 // ready waits for the server and makes the bucket.
