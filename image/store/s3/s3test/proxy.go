@@ -96,6 +96,7 @@ type Proxy struct {
 	rules []*activeRule
 	draw  func(r *http.Request) Fault
 	seen  []string
+	quiet bool // seen is not kept
 }
 
 type activeRule struct {
@@ -151,6 +152,13 @@ func (p *Proxy) Heal() {
 	p.rules, p.draw = nil, nil
 }
 
+// Forget has Seen remember nothing from now on, for tests of hours.
+func (p *Proxy) Forget() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.seen, p.quiet = nil, true
+}
+
 // Seen returns the requests so far, each as method, path and query, with the
 // fault they met.
 func (p *Proxy) Seen() []string {
@@ -162,7 +170,11 @@ func (p *Proxy) Seen() []string {
 func (p *Proxy) pick(r *http.Request) (f Fault) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	defer func() { p.seen = append(p.seen, fmt.Sprintf("%s %s: %s", r.Method, r.URL.RequestURI(), f)) }()
+	defer func() {
+		if !p.quiet {
+			p.seen = append(p.seen, fmt.Sprintf("%s %s: %s", r.Method, r.URL.RequestURI(), f))
+		}
+	}()
 	for _, rule := range p.rules {
 		if rule.Method != "" && rule.Method != r.Method || !strings.Contains(r.URL.Path, rule.Key) || !strings.Contains(r.URL.RawQuery, rule.Query) {
 			continue
