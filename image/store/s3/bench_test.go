@@ -5,24 +5,14 @@ import (
 	"testing"
 
 	"platter/image/store"
-	"platter/image/store/dir"
 	"platter/image/store/s3/s3test"
 	"platter/image/store/storetest"
-	"platter/image/store/vfs"
 )
 
 const segmentBytes = 64 << 20
 
-// benched are a bucket and, to compare with, a folder.
+// benched is a bucket on one server or the other.
 func benched(b *testing.B, f func(b *testing.B, s store.Store, server func() float64)) {
-	b.Run("dir", func(b *testing.B) {
-		s, err := dir.Create(b.TempDir(), vfs.OS())
-		if err != nil {
-			b.Fatal(err)
-		}
-		defer s.Close()
-		f(b, s, func() float64 { return 0 })
-	})
 	// With the server's MD5 and page cache, and without.
 	for name, flags := range map[string][]string{"s3": nil, "s3-lean": {"--data-integrity-etag", "--enable-odirect"}, "s3-etag": {"--data-integrity-etag"}} {
 		b.Run(name, func(b *testing.B) {
