@@ -101,3 +101,15 @@ func (f *file) allocate(mode uint32, verb string, e block.Extent) error {
 }
 
 func (f *file) Resize(size int64) error { return f.resize(size) }
+
+// BlockDevice returns a block device as a Device. It is closed with the test.
+// resize makes it another size, or says that it cannot.
+func BlockDevice(t testing.TB, path string, resize func(size int64) error) Device {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return &file{f, resize}
+}

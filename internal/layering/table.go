@@ -24,7 +24,8 @@ func Table() []Layer {
 	return []Layer{
 		{"block", "", "a disk: devices, extents, reads and writes"},
 		{"block/snapshot", "block", "still views of a disk"},
-		{"block/...", "block block/snapshot", "one method of taking them each, and what they need"},
+		{"block/command", "", "tools of the system, run in one way"},
+		{"block/...", "block block/snapshot block/command", "one method of taking them each, and what they need"},
 
 		{"cbt", "block block/snapshot", "what changed since a generation"},
 		{"cbt/...", "cbt block/...", "one tracker each"},

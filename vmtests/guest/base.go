@@ -25,6 +25,7 @@ const lvmConfig = `devices {
 	obtain_device_list_from_udev = 0
 	external_device_info_source = "none"
 	scan_lvs = 0
+	filter = ["a|^/dev/vd|", "a|^/dev/md|", "r|.*|"]
 }
 global {
 	use_lvmlockd = 0
@@ -35,6 +36,8 @@ activation {
 	udev_sync = 0
 	udev_rules = 0
 	monitoring = 0
+	reserved_memory = 64
+	use_mlockall = 0
 }
 backup {
 	backup = 0

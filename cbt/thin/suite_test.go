@@ -1,0 +1,15 @@
+package thin_test
+
+import (
+	"testing"
+
+	"platter/block/snapshot/lvm"
+	"platter/cbt/thin"
+	"platter/vmtests/volumes"
+)
+
+func TestThinPassesTheSuite(t *testing.T) {
+	g := volumes.NewGroup(t, "suite", "/dev/vda")
+	g.Pool("pool", 128<<20)
+	volumes.Suite(t, g, lvm.Thin{}, thin.Opener{}, func(name string, size int64) string { return g.Thin("pool", name, size) })
+}

@@ -1,0 +1,175 @@
+// Package volumes makes logical volumes for tests that run in a guest, and
+// runs the suite of trackers on them.
+package volumes
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"platter/block"
+	"platter/block/command"
+	"platter/block/snapshot"
+	"platter/block/snapshot/lvm"
+	"platter/cbt"
+	"platter/cbt/cbttest"
+	"platter/vmtests/guest"
+)
+
+// A Group is a volume group. Its extents are small, so that small volumes are
+// as large as they should be.
+type Group struct {
+	Name string
+	t    testing.TB
+	next atomic.Int64
+}
+
+// Extent is what sizes of volumes are rounded to, in bytes.
+const Extent = 128 << 10
+
+// NewGroup makes a volume group on disks of the guest. It ends with the test.
+func NewGroup(t testing.TB, name string, disks ...string) *Group {
+	t.Helper()
+	guest.Only(t)
+	g := &Group{Name: name, t: t}
+	g.Run("vgcreate", append([]string{"--yes", "--physicalextentsize", fmt.Sprint(Extent) + "b", name}, disks...)...)
+	t.Cleanup(func() { g.Run("vgremove", "--yes", "--force", name) })
+	return g
+}
+
+// Run runs a tool that must succeed and returns what it printed.
+func (g *Group) Run(name string, args ...string) string {
+	g.t.Helper()
+	out, err := command.Run(context.WithoutCancel(g.t.Context()), name, args...)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// Pool makes a thin pool of size bytes with blocks of 64 KiB.
+func (g *Group) Pool(name string, size int64) {
+	g.t.Helper()
+	g.Run("lvcreate", "--yes", "--type", "thin-pool", "--zero", "n", "--size", bytes(size),
+		"--poolmetadatasize", "4m", "--chunksize", "64k", "--name", name, g.Name)
+}
+
+// Thin makes a thin volume in a pool and returns its path.
+func (g *Group) Thin(pool, name string, size int64) string {
+	g.t.Helper()
+	g.Run("lvcreate", "--yes", "--virtualsize", bytes(size), "--thinpool", pool, "--name", name, g.Name)
+	return "/dev/" + g.Name + "/" + name
+}
+
+// Thick makes a volume outside pools and returns its path.
+func (g *Group) Thick(name string, size int64) string {
+	g.t.Helper()
+	g.Run("lvcreate", "--yes", "--wipesignatures", "n", "--size", bytes(size), "--name", name, g.Name)
+	return "/dev/" + g.Name + "/" + name
+}
+
+// Remove removes a volume with its snapshots.
+func (g *Group) Remove(path string) {
+	g.Run("lvremove", "--yes", "--force", strings.TrimPrefix(path, "/dev/"))
+}
+
+// Resize makes a volume another size.
+func (g *Group) Resize(path string, size int64) error {
+	_, err := command.Run(g.t.Context(), "lvresize", "--yes", "--force", "--size", bytes(size), strings.TrimPrefix(path, "/dev/"))
+	return err
+}
+
+// bytes is a size for LVM's tools, which round it up to extents.
+func bytes(n int64) string { return fmt.Sprintf("%db", max(n, 1)) }
+
+// Suite runs the suite of cbttest on volumes that create makes of a name and
+// size, with the snapshots of a provider and the trackers of an opener.
+func Suite(t *testing.T, g *Group, p snapshot.Provider, o cbt.Opener, create func(name string, size int64) string) {
+	cbttest.Run(t, func(t testing.TB, size int64) cbttest.Fixture {
+		f := &fixture{t: t, group: g, provider: p, opener: o}
+		f.path = create(fmt.Sprintf("lv%d", g.next.Add(1)), size)
+		t.Cleanup(func() {
+			if err := f.crash(); err != nil {
+				t.Error(err)
+			}
+			g.Remove(f.path)
+		})
+		return cbttest.Fixture{
+			Device: cbttest.BlockDevice(t, f.path, f.resize),
+			Open:   f.open, Crash: f.crash, Grain: 64 << 10,
+		}
+	})
+}
+
+// A fixture is a volume whose runs are all of one process, which can die.
+type fixture struct {
+	t        testing.TB
+	group    *Group
+	provider snapshot.Provider
+	opener   cbt.Opener
+	path     string
+	views    []snapshot.View // those not closed
+}
+
+// dead is the name of a process of another boot: nobody waits for it.
+const dead = "00000000-1-1"
+
+func (f *fixture) open(ctx context.Context, consumer string) (cbt.Tracker, error) {
+	d, err := block.Look(f.path)
+	if err != nil {
+		return nil, err
+	}
+	c := snapshot.Consumer{Repository: consumer, Volume: f.path}
+	v, err := f.provider.Take(ctx, d, snapshot.Options{Consumer: c, Run: dead})
+	if err != nil {
+		return nil, err
+	}
+	f.views = append(f.views, v)
+	tracker, err := f.opener.Open(ctx, v, c)
+	if err != nil {
+		return nil, err
+	}
+	return &run{tracker, f, v}, nil
+}
+
+// resize leaves out what LVM does not do under a snapshot.
+func (f *fixture) resize(size int64) error {
+	err := f.group.Resize(f.path, size)
+	if err != nil && strings.Contains(err.Error(), "napshot origin") {
+		return fmt.Errorf("%w: %w", errors.ErrUnsupported, err)
+	}
+	return err
+}
+
+// crash closes what a dying process had open, and leaves all else behind.
+func (f *fixture) crash() error {
+	var errs []error
+	for _, v := range f.views {
+		if w, ok := lvm.Of(v); ok {
+			errs = append(errs, w.Source.Close())
+		}
+	}
+	f.views = nil
+	return errors.Join(errs...)
+}
+
+// A run closes its view with its tracker, as runs do.
+type run struct {
+	cbt.Tracker
+	fixture *fixture
+	view    snapshot.View
+}
+
+func (r *run) Close() error {
+	for i, v := range r.fixture.views {
+		if v == r.view {
+			r.fixture.views = append(r.fixture.views[:i], r.fixture.views[i+1:]...)
+			return errors.Join(r.Tracker.Close(), r.view.Close())
+		}
+	}
+	return errors.Join(r.Tracker.Close(), os.ErrClosed)
+}
