@@ -22,7 +22,7 @@ NARROW ?= ./image/... ./catalog/... ./internal/job/... ./cmd/... ./vmtests
 TOOL = go tool -modfile=internal/tools/go.mod
 
 .DEFAULT_GOAL := help
-.PHONY: help build install demo test vet unit narrow race fuzz fuzz-long campaign golden bench lint format format-check staticcheck vuln clean
+.PHONY: help build install demo test vet unit narrow race fuzz fuzz-long campaign vm golden bench lint format format-check staticcheck vuln clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -67,6 +67,10 @@ fuzz-long: ## the same for FUZZTIME_LONG (10m)
 campaign: ## the crash, flip and kill suites at full length (hours)
 	@.ci/setup test
 	PLATTER_TEST_LONG=1 go test -count 1 -timeout 24h ./image/... ./catalog/... ./internal/job/... ./cmd/... ./vmtests/...
+
+vm: ## all rounds in guests: LVM, dm, power cuts (hours)
+	@.ci/setup test
+	PLATTER_TEST_VM=1 go test -count 1 -timeout 24h -v -run 'Guest' ./vmtests/...
 
 golden: ## check that today's code reads every repository of the past
 	@.ci/setup build

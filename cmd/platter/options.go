@@ -232,8 +232,12 @@ func backupFlags() []flag {
 			func(o *options) pflag.Value { return texts("TAG", &o.tags) },
 		},
 		{
-			"tracker", "", "how to know what changed; full compares every block", "",
-			func(o *options) pflag.Value { return choice(&o.tracker, ways().Names()...) },
+			"tracker", "", "how to know what changed; full: compare every block", "",
+			func(o *options) pflag.Value {
+				names := choice(&o.tracker, ways().Names()...)
+				names.kind = "NAME"
+				return names
+			},
 		},
 		{
 			"live", "", "image a device that is in use; the image is marked fuzzy", "",

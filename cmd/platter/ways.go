@@ -1,9 +1,25 @@
 package main
 
-import "platter/internal/job"
+import (
+	"platter/block/snapshot"
+	"platter/block/snapshot/lvm"
+	"platter/cbt"
+	"platter/cbt/thick"
+	"platter/cbt/thin"
+	"platter/internal/job"
+)
 
 // ways is what this program knows to image a device by: the one place where
 // still views and trackers are put together. The order is that of preference.
 func ways() job.Ways {
-	return job.Ways{}
+	return job.Ways{
+		Views: []snapshot.Provider{
+			lvm.Thin{},
+			lvm.Thick{},
+		},
+		Trackers: []cbt.Opener{
+			thin.Opener{},
+			thick.Opener{},
+		},
+	}
 }
