@@ -9,6 +9,7 @@ import (
 
 	"platter/image/repo"
 	"platter/image/store/retry"
+	"platter/internal/job"
 )
 
 // options holds every flag of every command; those of other commands than the
@@ -48,6 +49,15 @@ type options struct {
 	allowUnreadable bool
 	replaceDevice   bool
 
+	// of images offered as disks
+	overlay        string
+	writable       bool
+	unix, listen   string
+	tlsCertificate string
+	tlsKey         string
+	tlsClients     string
+	format         string
+
 	yes        bool
 	inPlace    bool
 	noReadBack bool
@@ -65,7 +75,7 @@ type options struct {
 func defaults() *options {
 	return &options{
 		repo: filepath.Join(dataDir(), "repo"), memory: 256 * mib, lockWait: 5 * time.Minute, retryFor: retry.DefaultPatience,
-		blockSize: repo.DefaultBlockSize, tracker: "auto",
+		blockSize: repo.DefaultBlockSize, tracker: "auto", format: job.ExportFormats()[0],
 		grace: day, minAge: day, maxDelete: 0.5,
 	}
 }
@@ -271,6 +281,51 @@ func restoreFlags() []flag {
 		},
 		dryRunFlag("show the plan, write nothing"),
 	}
+}
+
+func offerFlags() []flag {
+	return []flag{
+		{
+			"writable", "w", "take writes, and forget them at the end", "",
+			func(o *options) pflag.Value { return toggle(&o.writable) },
+		},
+		{
+			"overlay", "", "take writes, and keep them in this file", "",
+			func(o *options) pflag.Value { return text("FILE", &o.overlay) },
+		},
+	}
+}
+
+func nbdFlags() []flag {
+	return append([]flag{
+		{
+			"unix", "", "a socket to make", "",
+			func(o *options) pflag.Value { return text("PATH", &o.unix) },
+		},
+		{
+			"listen", "", "an address to listen at; beyond this machine with TLS only", "",
+			func(o *options) pflag.Value { return text("HOST:PORT", &o.listen) },
+		},
+		{
+			"tls-certificate", "", "certificate of this server, PEM", "",
+			func(o *options) pflag.Value { return text("FILE", &o.tlsCertificate) },
+		},
+		{
+			"tls-key", "", "its key, PEM", "",
+			func(o *options) pflag.Value { return text("FILE", &o.tlsKey) },
+		},
+		{
+			"tls-clients", "", "authorities whose clients may connect, PEM (default any client)", "",
+			func(o *options) pflag.Value { return text("FILE", &o.tlsClients) },
+		},
+	}, offerFlags()...)
+}
+
+func exportFlags() []flag {
+	return []flag{{
+		"format", "", "format of the file", "",
+		func(o *options) pflag.Value { return choice(&o.format, job.ExportFormats()...) },
+	}}
 }
 
 func verifyFlags() []flag {

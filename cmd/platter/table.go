@@ -97,6 +97,28 @@ before anything is written.
 ` + imageGrammar,
 			"platter restore latest /dev/sdb\nplatter restore --yes db1/root@2026-01-31 /var/tmp/root.img", restoreFlags(), runRestore,
 		},
+		{
+			"nbd", "IMAGE", "return", "offer an image as a disk over NBD",
+			`Offers IMAGE as a disk to QEMU, to the kernel's nbd driver and to all else that
+speaks NBD, until it is stopped. Nothing is restored first: blocks are read, and
+checked, when they are asked for. Clients can ask which blocks hold data, and by
+the context platter:changed:IMAGE which differ from another image.
+
+The disk can be read, unless --writable or --overlay takes writes beside it. The
+image itself is never written to. Without --unix and --listen it serves the
+socket that systemd opened for it.
+
+` + imageGrammar,
+			"platter nbd latest --unix /run/disk.sock\nplatter nbd db1/root --listen 127.0.0.1:10809 --writable", nbdFlags(), runNBD,
+		},
+		{
+			"export", "IMAGE FILE", "return", "write an image to a file for virtual machines",
+			`Writes IMAGE to FILE, which must not exist, in a format of virtual machines:
+qcow2 unless --format names another. It needs Debian's package qemu-utils.
+
+` + imageGrammar,
+			"platter export db1/root /var/lib/vms/root.qcow2\nplatter export --format vmdk latest disk.vmdk", exportFlags(), runExport,
+		},
 
 		{
 			"verify", "[IMAGE...]", "prove", "prove that images can be restored",

@@ -87,9 +87,13 @@ func Diff(ctx context.Context, env *Env, a, b string) (*DiffReport, error) {
 	if err != nil {
 		return nil, err
 	}
+	return diff(ctx, env.reader(), x, y)
+}
+
+func diff(ctx context.Context, rd *reader.Reader, x, y *image.Manifest) (*DiffReport, error) {
 	report := &DiffReport{A: x.ID.String(), B: y.ID.String()}
 	bs, size := int64(x.BlockSize), max(x.Size, y.Size)
-	err = env.reader().Diff(ctx, reader.MapOf(x), reader.MapOf(y), func(first, count int64) error {
+	err := rd.Diff(ctx, reader.MapOf(x), reader.MapOf(y), func(first, count int64) error {
 		report.add(first*bs, min((first+count)*bs, size))
 		return nil
 	})

@@ -1,0 +1,54 @@
+package main
+
+import (
+	"context"
+
+	"platter/internal/job"
+)
+
+func runNBD(ctx context.Context, c *call, args []string) error {
+	env, done, err := c.reading(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	return job.ServeNBD(ctx, env, job.NBDOptions{
+		OfferOptions: c.offerOptions(args[0]),
+		Unix:         c.opts.unix, Listen: c.opts.listen,
+		Certificate: c.opts.tlsCertificate, Key: c.opts.tlsKey, Clients: c.opts.tlsClients,
+		Ready: c.printOffer,
+	})
+}
+
+func (c *call) offerOptions(image string) job.OfferOptions {
+	return job.OfferOptions{Image: image, Overlay: c.opts.overlay, Writable: c.opts.writable}
+}
+
+func (c *call) printOffer(o job.NBDOffer) {
+	if c.term.json {
+		c.term.object("ready", o)
+		return
+	}
+	c.term.summaryf("image %s of %s, %s, is at %s\n", o.Image[:shortID], o.Volume, bytesText(o.Size), o.URI)
+	c.term.summaryf("  writes are %s; stop with Ctrl-C\n", o.Writes)
+}
+
+func runExport(ctx context.Context, c *call, args []string) error {
+	env, done, err := c.reading(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	r, err := job.Export(ctx, env, job.ExportOptions{Image: args[0], Target: args[1], Format: c.opts.format})
+	c.term.clear()
+	if err != nil {
+		return err
+	}
+	if c.term.json {
+		c.term.object("summary", r)
+		return nil
+	}
+	c.term.summaryf("%s: image %s of %s as %s, %s on disk, in %s\n", clean(r.Target), r.Image.ID.String()[:shortID], r.Image.Volume,
+		r.Format, bytesText(r.Bytes), tookText(r.Elapsed))
+	return nil
+}
