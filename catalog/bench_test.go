@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"platter/image"
@@ -73,6 +74,21 @@ func (r bigRepo) Footer(_ context.Context, id image.SegmentID) (*segment.Footer,
 		f.Records[i] = segment.Record{ID: bigID(n, i), Kind: f.Kind, Plain: 65536, Stored: 33000}
 	}
 	return f, nil
+}
+
+func (r bigRepo) Footers(ctx context.Context, list []segment.Object, f func(segment.Object, *segment.Footer, error) error) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(4)
+	for _, o := range list {
+		if ctx.Err() != nil {
+			break
+		}
+		g.Go(func() error {
+			footer, err := r.Footer(ctx, o.ID)
+			return f(o, footer, err)
+		})
+	}
+	return g.Wait()
 }
 
 func (r bigRepo) Pages(_ context.Context, f *segment.Footer, visit func(int, *image.Page, image.ID) error) error {

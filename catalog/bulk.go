@@ -8,8 +8,6 @@ import (
 	"slices"
 	"sync"
 
-	"golang.org/x/sync/errgroup"
-
 	"platter/image"
 	"platter/image/segment"
 )
@@ -28,7 +26,6 @@ type bulk struct {
 	report *SyncReport
 	tables *tables
 
-	mu      sync.Mutex // one segment at a time
 	next    totals
 	blocks  *spill
 	pages   *tableWriter
@@ -37,41 +34,43 @@ type bulk struct {
 	failed  []uint32 // numbers of segments of which only some pages were written
 }
 
-// addRound adds segments, reading several footers at once. step is called
-// after each.
-func (c *Catalog) addRound(ctx context.Context, repo Repository, ids []image.SegmentID, report *SyncReport, step func()) (err error) {
+// addRounds adds segments. step is called after each.
+func (c *Catalog) addRounds(ctx context.Context, repo Repository, list []segment.Object, report *SyncReport, step func()) (err error) {
 	c.write.Lock()
 	defer c.write.Unlock()
-	b, err := c.newBulk(report)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, b.close()) }()
-	g, group := errgroup.WithContext(ctx)
-	g.SetLimit(syncWorkers)
-	for _, id := range ids {
-		if group.Err() != nil {
-			break
+	var mu sync.Mutex // one segment at a time
+	var b *bulk
+	defer func() {
+		if b != nil {
+			err = errors.Join(err, b.close())
 		}
-		g.Go(func() error {
-			f, problem := repo.Footer(group, id)
-			if err := group.Err(); err != nil {
+	}()
+	err = repo.Footers(ctx, list, func(o segment.Object, f *segment.Footer, problem error) (err error) {
+		var entries []entry
+		if problem == nil {
+			entries = entriesOf(f)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if b == nil {
+			if b, err = c.newBulk(report); err != nil {
 				return err
 			}
-			var entries []entry
-			if problem == nil {
-				entries = entriesOf(f)
-			}
-			return b.add(group, repo, id, f, entries, problem, step)
-		})
-	}
-	if err := g.Wait(); err != nil {
+		}
+		if err := b.add(ctx, repo, o.ID, f, entries, problem, step); err != nil {
+			return err
+		}
+		if len(b.infos) < bulkRound {
+			return nil
+		}
+		err = errors.Join(b.finish(ctx), b.close())
+		b = nil
 		return err
+	})
+	if err == nil && b != nil {
+		err = b.finish(ctx)
 	}
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	return b.finish(ctx)
+	return err
 }
 
 func (c *Catalog) newBulk(report *SyncReport) (*bulk, error) {
@@ -92,8 +91,6 @@ func (b *bulk) close() error { return errors.Join(b.blocks.close(), b.tables.rem
 
 // add takes one segment in, or warns of it.
 func (b *bulk) add(ctx context.Context, repo Repository, id image.SegmentID, f *segment.Footer, entries []entry, problem error, step func()) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
 	defer step()
 	if _, err := b.c.segment(id); !errors.Is(err, ErrNotFound) {
 		return err // it was added since the listing

@@ -74,6 +74,9 @@ func (k *checker) differ(object, format string, args ...any) {
 	}
 }
 
+// checkWorkers is how many footers are read at once.
+const checkWorkers = 4
+
 // segments compares the segments known with those in the repository, and each
 // with its footer.
 func (k *checker) segments(ctx context.Context) error {
@@ -89,7 +92,7 @@ func (k *checker) segments(ctx context.Context) error {
 	}
 	defer j.close()
 	g, group := errgroup.WithContext(ctx)
-	g.SetLimit(syncWorkers)
+	g.SetLimit(checkWorkers)
 	err = k.repo.Segments(ctx, func(id image.SegmentID, _ int64, _ time.Time) error {
 		k.report.Segments++
 		value, known, err := j.next(group, segmentKey(id))

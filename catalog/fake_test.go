@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"platter/image"
 	"platter/image/segment"
 	"platter/image/store"
@@ -65,6 +67,17 @@ func (r *fakeRepo) Footer(_ context.Context, id image.SegmentID) (*segment.Foote
 		}
 	}
 	return nil, store.ErrNotFound
+}
+
+func (r *fakeRepo) Footers(ctx context.Context, list []segment.Object, f func(segment.Object, *segment.Footer, error) error) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for _, o := range list {
+		g.Go(func() error {
+			footer, err := r.Footer(ctx, o.ID)
+			return f(o, footer, err)
+		})
+	}
+	return g.Wait()
 }
 
 func (r *fakeRepo) Pages(_ context.Context, f *segment.Footer, visit func(int, *image.Page, image.ID) error) error {

@@ -8,8 +8,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"platter/image"
 	"platter/image/segment"
 )
@@ -20,6 +18,9 @@ type Repository interface {
 	Segments(ctx context.Context, f func(id image.SegmentID, size int64, modified time.Time) error) error
 	// Footer reads and checks the footer of a segment.
 	Footer(ctx context.Context, id image.SegmentID) (*segment.Footer, error)
+	// Footers calls f with the checked footer of every segment in list, or with
+	// what is wrong with it, in any order and from several goroutines at once.
+	Footers(ctx context.Context, list []segment.Object, f func(segment.Object, *segment.Footer, error) error) error
 	// Pages calls f for every page of a page segment, decoded and checked, in
 	// order of its records.
 	Pages(ctx context.Context, footer *segment.Footer, f func(record int, p *image.Page, id image.ID) error) error
@@ -59,9 +60,6 @@ func (r *SyncReport) warn(format string, args ...any) {
 func (r *SyncReport) skip(id image.SegmentID, problem error) {
 	r.warn("segment %s: %v: its blocks count as unknown", id, problem)
 }
-
-// syncWorkers is how many footers are read at once.
-const syncWorkers = 4
 
 // Sync brings the catalog up to date with its repository: it adds segments and
 // manifests that are new there and drops those that are gone. When nothing has
@@ -107,8 +105,8 @@ func (c *Catalog) syncSegments(ctx context.Context, repo Repository, report *Syn
 }
 
 // compareListing returns the segments that are new in the repository and those
-// that are gone: 16 bytes of memory for each.
-func (c *Catalog) compareListing(ctx context.Context, repo Repository, report *SyncReport) (added, gone []image.SegmentID, err error) {
+// that are gone: 24 bytes of memory for each.
+func (c *Catalog) compareListing(ctx context.Context, repo Repository, report *SyncReport) (added []segment.Object, gone []image.SegmentID, err error) {
 	j, err := c.newJoin(tagSegment, func(key, _ []byte) error {
 		gone = append(gone, image.SegmentID(key[1:]))
 		return nil
@@ -117,11 +115,11 @@ func (c *Catalog) compareListing(ctx context.Context, repo Repository, report *S
 		return nil, nil, err
 	}
 	defer j.close()
-	err = repo.Segments(ctx, func(id image.SegmentID, _ int64, _ time.Time) error {
+	err = repo.Segments(ctx, func(id image.SegmentID, size int64, _ time.Time) error {
 		report.Segments++
 		_, known, err := j.next(ctx, segmentKey(id))
 		if err == nil && !known {
-			added = append(added, id)
+			added = append(added, segment.Object{ID: id, Size: size})
 		}
 		return err
 	})
@@ -132,62 +130,46 @@ func (c *Catalog) compareListing(ctx context.Context, repo Repository, report *S
 }
 
 // addAll adds new segments: many in rounds, few one by one.
-func (c *Catalog) addAll(ctx context.Context, repo Repository, ids []image.SegmentID, report *SyncReport, progress func(done, total int)) error {
-	done, total := 0, len(ids)
+func (c *Catalog) addAll(ctx context.Context, repo Repository, list []segment.Object, report *SyncReport, progress func(done, total int)) error {
+	done, total := 0, len(list)
 	step := func() {
 		if done++; progress != nil {
 			progress(done, total)
 		}
 	}
-	for len(ids) >= bulkFloor {
-		n := min(len(ids), bulkRound)
-		if err := c.addRound(ctx, repo, ids[:n], report, step); err != nil {
-			return err
-		}
-		ids = ids[n:]
+	if len(list) >= bulkFloor {
+		return c.addRounds(ctx, repo, list, report, step)
 	}
-	return c.addSome(ctx, repo, ids, report, step)
+	return c.addSome(ctx, repo, list, report, step)
 }
 
-// addSome reads the footers of a few segments in parallel and adds them.
-func (c *Catalog) addSome(ctx context.Context, repo Repository, ids []image.SegmentID, report *SyncReport, step func()) error {
-	g, group := errgroup.WithContext(ctx)
-	g.SetLimit(syncWorkers)
+// addSome adds a few segments.
+func (c *Catalog) addSome(ctx context.Context, repo Repository, list []segment.Object, report *SyncReport, step func()) error {
 	var mu sync.Mutex
-	for _, id := range ids {
-		if group.Err() != nil {
-			break
+	return repo.Footers(ctx, list, func(o segment.Object, f *segment.Footer, problem error) error {
+		var failed error
+		if problem == nil {
+			problem, failed = c.addFrom(ctx, repo, f)
 		}
-		g.Go(func() error {
-			records, problem, err := c.addFrom(group, repo, id)
-			mu.Lock()
-			defer mu.Unlock()
-			switch {
-			case err != nil:
-				return err
-			case problem != nil:
-				report.skip(id, problem)
-			default:
-				report.Added++
-				report.Records += int64(records)
-			}
-			step()
-			return nil
-		})
-	}
-	if err := g.Wait(); err != nil {
-		return err
-	}
-	return ctx.Err()
+		mu.Lock()
+		defer mu.Unlock()
+		switch {
+		case failed != nil:
+			return failed
+		case problem != nil:
+			report.skip(o.ID, problem)
+		default:
+			report.Added++
+			report.Records += int64(len(f.Records))
+		}
+		step()
+		return nil
+	})
 }
 
 // addFrom adds a segment. problem is what is wrong with the segment, err what
 // is wrong with the catalog.
-func (c *Catalog) addFrom(ctx context.Context, repo Repository, id image.SegmentID) (records int, problem, err error) {
-	f, problem := repo.Footer(ctx, id)
-	if problem != nil {
-		return 0, problem, ctx.Err()
-	}
+func (c *Catalog) addFrom(ctx context.Context, repo Repository, f *segment.Footer) (problem, err error) {
 	source := func(ctx context.Context, add func(int, *image.Page) error) error {
 		problem = repo.Pages(ctx, f, func(record int, p *image.Page, _ image.ID) error {
 			err = add(record, p)
@@ -197,9 +179,9 @@ func (c *Catalog) addFrom(ctx context.Context, repo Repository, id image.Segment
 	}
 	failed := c.add(ctx, f, source, false)
 	if err == nil && problem != nil {
-		return 0, problem, ctx.Err()
+		return problem, ctx.Err()
 	}
-	return len(f.Records), nil, failed
+	return nil, failed
 }
 
 func (c *Catalog) syncManifests(ctx context.Context, repo Repository, report *SyncReport) error {

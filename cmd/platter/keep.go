@@ -78,7 +78,8 @@ func runCollect(ctx context.Context, c *call, _ []string) error {
 	}
 	defer done()
 	r, err := job.Collect(ctx, env, job.CollectOptions{
-		Grace: c.opts.grace, MinAge: c.opts.minAge, MaxDelete: c.opts.maxDelete, DryRun: c.opts.dryRun,
+		Grace: c.opts.grace, MinAge: c.opts.minAge, MaxDelete: c.opts.maxDelete,
+		MaxUnused: c.opts.maxUnused, LimitRead: c.opts.limitRead, LimitWrite: c.opts.limitWrite, DryRun: c.opts.dryRun,
 	})
 	c.term.clear()
 	if r != nil {
@@ -103,9 +104,38 @@ func (c *call) printCollect(r *job.CollectReport) {
 		t.row(s.Segment, bytesText(s.Size), timeText(s.Since), timeText(s.Goes))
 	}
 	c.term.table(t)
+	c.printRepacked(r)
 	if r.DryRun {
 		c.term.summaryf("dry run, nothing touched:\n")
 	}
 	c.term.summaryf("%s: %s in use; %d condemned, %d spared; %d deleted, %s freed\n",
 		plural(r.Segments, "segment"), bytesText(r.Live), len(r.Condemned), r.Spared, len(r.Deleted), bytesText(r.Freed))
+	if r.Waiting > 0 {
+		c.term.summaryf("%s go when their grace is over, by another platter gc\n", bytesText(r.Waiting))
+	}
+}
+
+// printRepacked tells what was moved, or would be.
+func (c *call) printRepacked(r *job.CollectReport) {
+	var t table
+	merged := 0
+	for _, s := range r.Repacked {
+		if s.Merged {
+			merged++
+		}
+		if len(t.rows) == 0 {
+			t.row("REPACKED", "SIZE", "IN USE", "WHY")
+		}
+		t.row(s.Segment, bytesText(s.Size), bytesText(s.Live), map[bool]string{false: "unused", true: "small"}[s.Merged])
+	}
+	if r.DryRun || c.term.verbose {
+		c.term.table(t)
+	}
+	if n := len(r.Repacked); n > 0 {
+		c.term.summaryf("%s repacked, %d of them for being small: %s moved", plural(n, "segment"), merged, bytesText(r.Moved))
+		if !r.DryRun {
+			c.term.summaryf(" to %s", plural(r.Written, "new one"))
+		}
+		c.term.summaryf("\n")
+	}
 }

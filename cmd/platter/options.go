@@ -70,13 +70,14 @@ type options struct {
 
 	grace, minAge time.Duration
 	maxDelete     float64
+	maxUnused     float64
 }
 
 func defaults() *options {
 	return &options{
 		repo: filepath.Join(dataDir(), "repo"), memory: 256 * mib, lockWait: 5 * time.Minute, retryFor: retry.DefaultPatience,
 		blockSize: repo.DefaultBlockSize, tracker: "auto", format: job.ExportFormats()[0],
-		grace: day, minAge: day, maxDelete: 0.5,
+		grace: day, minAge: day, maxDelete: 0.5, maxUnused: 0.1,
 	}
 }
 
@@ -377,6 +378,10 @@ func collectFlags() []flag {
 			"max-delete", "", "largest share of the stored bytes that one run may delete", "",
 			func(o *options) pflag.Value { return share(&o.maxDelete) },
 		},
-		dryRunFlag("print what would be condemned and deleted, touch nothing"),
+		{
+			"max-unused", "", "share of the stored bytes that may be of no use", "",
+			func(o *options) pflag.Value { return share(&o.maxUnused) },
+		},
+		dryRunFlag("print what would be condemned, repacked and deleted, touch nothing"),
 	}
 }

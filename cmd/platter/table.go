@@ -141,8 +141,13 @@ reclaimed by "platter gc".`,
 		{
 			"gc", "", "keep", "reclaim space that no image needs",
 			`Condemns segments that no image needs, and deletes those condemned for longer
-than the grace. Running backups are safe at any setting.`,
-			"platter gc\nplatter gc --dry-run", collectFlags(), runCollect,
+than the grace. Running backups are safe at any setting.
+
+Segments that are needed in part are repacked when more than --max-unused of
+what is stored is of no use, and small ones are merged: what is in use moves to
+new segments, as it is stored, and the old ones are condemned. --limit-read and
+--limit-write bound how fast.`,
+			"platter gc\nplatter gc --dry-run\nplatter gc --max-unused 5% --limit-write 50MiB", collectFlags(), runCollect,
 		},
 
 		{

@@ -131,7 +131,7 @@ func (b *batch) read(ctx context.Context) ([]*Lost, error) {
 			b.fail(int32(i), image.Location{}, nil)
 			continue
 		}
-		p.add(i, b.refs[i].At)
+		p.add(i, b.reader.forward.resolve(b.refs[i].At))
 	}
 	if err := b.run(ctx, p); err != nil {
 		return nil, err

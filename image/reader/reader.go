@@ -3,8 +3,8 @@
 // through it.
 //
 // Whatever it hands out has been checked against its 32-byte ID. Where a page
-// says a block is stored is a hint: a wrong one costs a lookup, in the index
-// or in the footers of all segments, and never correctness. Of a block that is
+// says a block is stored is a hint: a wrong one costs a lookup, in the index,
+// among what collectors moved, or in the footers of all segments, and never correctness. Of a block that is
 // stored twice one good copy is enough.
 //
 // Memory is bounded by the number given to New, plus what a Read is asked for.
@@ -17,6 +17,7 @@ import (
 	"io"
 	"runtime"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -43,6 +44,10 @@ type Reader struct {
 	workers chan *worker
 	footers *cache[image.SegmentID, *segment.Footer]
 	pages   *cache[image.ID, *image.Page]
+
+	forward    forwarder
+	table      atomic.Pointer[table] // of the last scan of all footers
+	tableLimit int64                 // bytes
 
 	mu      sync.Mutex
 	touched map[uint64]struct{} // first half of the IDs of segments whose data was read
@@ -78,6 +83,8 @@ func New(r *repo.Repo, index Index, memory int64) *Reader {
 		footers: newCache[image.SegmentID](rest/4*3, footerMemory),
 		pages:   newCache[image.ID](rest/4, func(*image.Page) int64 { return pageMemory }),
 		touched: make(map[uint64]struct{}),
+		// Both stay empty as long as hints lead where they should.
+		forward: forwarder{limit: rest / 2}, tableLimit: rest / 2,
 	}
 	for range n {
 		rd.workers <- nil // made when first needed
@@ -106,9 +113,15 @@ func (r *Reader) release(w *worker) { r.workers <- w }
 // it.
 func (r *Reader) Footer(ctx context.Context, id image.SegmentID) (*segment.Footer, error) {
 	return r.footers.load(ctx, id, func() (*segment.Footer, error) {
+		if r.forward.isGone(id) {
+			return nil, fmt.Errorf("%s: %w", segment.Name(id), store.ErrNotFound)
+		}
 		f, err := r.repo.Footer(ctx, id)
 		if err == nil {
 			err = r.repo.Unlock(ctx, f)
+		}
+		if errors.Is(err, store.ErrNotFound) {
+			r.forward.missing(id)
 		}
 		return f, err
 	})

@@ -6,9 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"platter/image"
 	"platter/image/segment"
@@ -30,12 +27,12 @@ type trouble struct {
 	err   error            // why that one is bad
 }
 
-// search looks for what the hints did not lead to: first in the index, then in
-// the footers of all segments.
+// search looks for what the hints did not lead to: first in the index, then
+// where collectors moved it to, then in the footers of all segments.
 func (b *batch) search(ctx context.Context) ([]*Lost, error) {
 	troubles := make(map[int32]*trouble)
 	b.collect(troubles)
-	for _, find := range []func(context.Context, map[int32]*trouble) error{b.ask, b.scan} {
+	for _, find := range []func(context.Context, map[int32]*trouble) error{b.ask, b.forward, b.scan} {
 		if len(troubles) == 0 {
 			return nil, nil
 		}
@@ -154,46 +151,6 @@ func (b *batch) askPage(ctx context.Context, ref int32, t *trouble) (done bool, 
 	}
 	defer b.reader.release(w)
 	return b.check(w, []item{{ref: ref}}, page.Encode(nil)) == nil, nil
-}
-
-// scan reads all footers, once for all that is missing.
-func (b *batch) scan(ctx context.Context, troubles map[int32]*trouble) error {
-	want := make(map[image.ID][]*trouble, len(troubles))
-	for ref, t := range troubles {
-		id := b.refs[ref].ID
-		want[id] = append(want[id], t)
-	}
-	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(4)
-	err := b.reader.repo.Segments(gctx, func(id image.SegmentID, size int64, _ time.Time) error {
-		g.Go(func() error {
-			f, err := segment.ReadFooter(gctx, b.reader.repo.Store, b.reader.repo.Keys, id, size)
-			if gctx.Err() != nil {
-				return gctx.Err()
-			}
-			if err != nil || f.Kind != b.kind {
-				return nil // a damaged one is no place to find anything
-			}
-			for n := range f.Records {
-				if ts := want[f.Records[n].ID]; ts != nil {
-					b.mu.Lock()
-					for _, t := range ts {
-						t.suggest(image.Location{Segment: id, Record: uint32(n)})
-					}
-					b.mu.Unlock()
-				}
-			}
-			return nil
-		})
-		return nil
-	})
-	if e := g.Wait(); e != nil {
-		return e
-	}
-	if err != nil {
-		return fmt.Errorf("look for %d blocks in all segments: %w", len(troubles), err)
-	}
-	return nil
 }
 
 // lost describes what could not be had, in order of refs.

@@ -166,6 +166,9 @@ func (b *Builder) flags() uint16 {
 // without success is not used again. What its payloads are bound to stays.
 func (b *Builder) Rename() { rand.Read(b.id[:]) }
 
+// MaxMoved is how many origins of other segments a sealed one has room for.
+const MaxMoved = maxOrigins - 1
+
 // MinBuffer returns the length of the smallest buffer in which a payload of
 // the given length fits; sealed, it counts as 2×16 bytes longer.
 func MinBuffer(payload int) int {

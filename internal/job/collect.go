@@ -19,8 +19,27 @@ import (
 // behind a time that the repository has seen, before nothing is deleted.
 const clockSlack = time.Hour
 
-// Collect condemns segments that no image needs and deletes those that were
-// condemned long enough ago. It never blocks a backup.
+// Collect gives space back. It never blocks a backup, and may be stopped at
+// any moment: the next one goes on from what is there.
+//
+//  1. It takes a lease, and refuses to start where another collection has one.
+//  2. It lists segments, then leases, then manifests, marks every record that
+//     an image needs, and publishes the list of segments in which none is.
+//  3. It lists leases and manifests again, and deletes what was condemned
+//     longer ago than the grace, is needed by nobody, and that every backup at
+//     work knew as condemned when it began (see delete).
+//  4. It repacks: of segments that hold too much of no use, and of small ones
+//     of which there are many, it moves the live records as they are stored to
+//     new segments. When these are durable, and where the records went is
+//     written down, it publishes a list on which the old ones stand. From here
+//     on they are as any other condemned segment: backups take what is in them
+//     for absent, and they are deleted by a later collection, as of step 3.
+//  5. It merges the footers of segments that newcomers would have to read one
+//     by one into indexes.
+//
+// A list is claimed by put-if-absent under the epoch after the newest. So of
+// two collections that meet all the same, because one slept past its lease,
+// only one publishes; the other decides again or gives up.
 //
 // Anything it cannot read stops it before the first deletion.
 func Collect(ctx context.Context, env *Env, opts CollectOptions) (*CollectReport, error) {
@@ -40,16 +59,16 @@ func Collect(ctx context.Context, env *Env, opts CollectOptions) (*CollectReport
 		}
 		break
 	}
-	if err := c.delete(ctx); err != nil {
-		return c.report, err
+	err = c.delete(ctx)
+	if err == nil {
+		err = c.repack(ctx)
 	}
-	if !opts.DryRun {
-		if err := c.tidy(ctx); err != nil {
-			return c.report, err
-		}
+	if err == nil && !opts.DryRun {
+		err = errors.Join(c.index(ctx), c.tidy(ctx))
 	}
+	c.finish()
 	c.report.Elapsed = time.Since(start)
-	return c.report, nil
+	return c.report, err
 }
 
 // A collector is one collection.
@@ -63,30 +82,34 @@ type collector struct {
 	now    time.Time // by the store's clock
 	state  *repo.Condemned
 	sizes  map[image.SegmentID]int64 // of all segments, as listed before marking
+	young  map[image.SegmentID]bool  // too young to be condemned
 	total  int64
 	leases []repo.Lease // as listed last
 	stale  []string
+	gone   map[image.SegmentID]bool // deleted by this run, or to be in a dry one
 }
 
 func beginCollect(ctx context.Context, env *Env, opts CollectOptions) (*collector, error) {
-	if opts.Grace < 0 || opts.MinAge < 0 || opts.MaxDelete <= 0 || opts.MaxDelete > 1 {
-		return nil, fmt.Errorf("collect: %w: grace %v, min age %v, max delete %v: want times of 0 or more and a share above 0 %%, at most 100 %%",
-			ErrUsage, opts.Grace, opts.MinAge, opts.MaxDelete)
+	if opts.Grace < 0 || opts.MinAge < 0 || opts.MaxDelete <= 0 || opts.MaxDelete > 1 || opts.MaxUnused < 0 || opts.MaxUnused > 1 {
+		return nil, fmt.Errorf("collect: %w: grace %v, min age %v, max delete %v, max unused %v: want times of 0 or more and shares of at most 100 %%, and some to delete",
+			ErrUsage, opts.Grace, opts.MinAge, opts.MaxDelete, opts.MaxUnused)
 	}
-	c := &collector{env: env, opts: opts, report: &CollectReport{DryRun: opts.DryRun}, marks: newMarks(env)}
+	c := &collector{
+		env: env, opts: opts, report: &CollectReport{DryRun: opts.DryRun}, marks: newMarks(env),
+		gone: map[image.SegmentID]bool{},
+	}
 	rand.Read(c.run[:])
-	live, _, err := env.Repo.Leases(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("collect: read leases: %w", err)
-	}
-	for _, l := range live {
-		if l.Kind == repo.LeaseCollect {
-			return nil, fmt.Errorf("collect: another collection is at work on %s (process %d, since %s): let it finish",
-				l.Host, l.PID, l.Renewed.Format(time.RFC3339))
-		}
+	if err := c.alone(ctx); err != nil {
+		return nil, err
 	}
 	if !opts.DryRun {
+		var err error
 		if c.holder, err = env.Repo.Acquire(ctx, repo.LeaseCollect, c.run); err != nil {
+			return nil, err
+		}
+		// Another may have looked at the same moment.
+		if err := c.alone(ctx); err != nil {
+			c.end(ctx)
 			return nil, err
 		}
 	}
@@ -95,6 +118,21 @@ func beginCollect(ctx context.Context, env *Env, opts CollectOptions) (*collecto
 		return nil, err
 	}
 	return c, nil
+}
+
+// alone returns an error while another collection is at work.
+func (c *collector) alone(ctx context.Context) error {
+	live, _, err := c.env.Repo.Leases(ctx)
+	if err != nil {
+		return fmt.Errorf("collect: read leases: %w", err)
+	}
+	for _, l := range live {
+		if l.Kind == repo.LeaseCollect && l.Run != hex.EncodeToString(c.run[:]) {
+			return fmt.Errorf("collect: another collection is at work on %s (process %d, since %s): let it finish",
+				l.Host, l.PID, l.Renewed.Format(time.RFC3339))
+		}
+	}
+	return nil
 }
 
 func (c *collector) end(ctx context.Context) {
@@ -115,13 +153,13 @@ func (c *collector) condemn(ctx context.Context) (err error) {
 	if c.now, err = c.env.Repo.Store.Now(ctx); err != nil {
 		return err
 	}
-	var young []image.SegmentID
-	c.sizes, c.total = map[image.SegmentID]int64{}, 0
+	c.report.Spared = 0
+	c.sizes, c.young, c.total = map[image.SegmentID]int64{}, map[image.SegmentID]bool{}, 0
 	err = c.env.Repo.Segments(ctx, func(id image.SegmentID, size int64, modified time.Time) error {
 		c.sizes[id] = size
 		c.total += size
 		if c.now.Sub(modified) < c.opts.MinAge {
-			young = append(young, id)
+			c.young[id] = true
 		}
 		return nil
 	})
@@ -129,7 +167,7 @@ func (c *collector) condemn(ctx context.Context) (err error) {
 		return fmt.Errorf("collect: list segments: %w", err)
 	}
 	if err := c.marks.reset(ctx, c.sizes, c.state.IDs()); err != nil {
-		return fmt.Errorf("collect: read notes of damage: %w", err)
+		return fmt.Errorf("collect: %w", err)
 	}
 	if err := c.look(ctx); err != nil {
 		return err
@@ -140,14 +178,14 @@ func (c *collector) condemn(ctx context.Context) (err error) {
 		switch _, there := c.sizes[s.Segment]; {
 		case !there:
 			changed = true
-		case c.marks.used[s.Segment]:
+		case c.marks.used(s.Segment):
 			c.report.Spared++
 			changed = true
 		default:
 			next.Segments = append(next.Segments, s)
 		}
 	}
-	fresh, err := c.unused(ctx, young)
+	fresh, err := c.unused(ctx)
 	if err != nil {
 		return err
 	}
@@ -164,6 +202,15 @@ func (c *collector) condemn(ctx context.Context) (err error) {
 	return nil
 }
 
+// atWork returns the runs that have a lease.
+func (c *collector) atWork() map[string]bool {
+	runs := map[string]bool{}
+	for _, l := range c.leases {
+		runs[l.Run] = true
+	}
+	return runs
+}
+
 // look lists leases, then marks what the images need that are there now.
 func (c *collector) look(ctx context.Context) (err error) {
 	if c.leases, c.stale, err = c.env.Repo.Leases(ctx); err != nil {
@@ -173,18 +220,11 @@ func (c *collector) look(ctx context.Context) (err error) {
 }
 
 // unused returns the segments to condemn now.
-func (c *collector) unused(ctx context.Context, young []image.SegmentID) ([]image.SegmentID, error) {
-	skip := c.state.IDs()
-	for _, id := range young {
-		skip[id] = true
-	}
-	atWork := map[string]bool{}
-	for _, l := range c.leases {
-		atWork[l.Run] = true
-	}
+func (c *collector) unused(ctx context.Context) ([]image.SegmentID, error) {
+	condemned, atWork := c.state.IDs(), c.atWork()
 	var list []image.SegmentID
 	for id := range c.sizes {
-		if c.marks.used[id] || skip[id] {
+		if c.marks.used(id) || condemned[id] || c.young[id] {
 			continue
 		}
 		// Segments of a run at work are not in any manifest yet.
@@ -211,12 +251,10 @@ func (c *collector) delete(ctx context.Context) error {
 		}
 	}
 	if share := float64(bytes) / float64(max(1, c.total)); len(due) > 0 && share > c.opts.MaxDelete {
-		c.finish(nil)
 		return fmt.Errorf("collect: %d segments, %.0f %% of what is stored, would be deleted, at most %.0f %% may be: look at them, then say --max-delete",
 			len(due), 100*share, 100*c.opts.MaxDelete)
 	}
-	if len(due) == 0 || c.opts.DryRun {
-		c.finish(due)
+	if len(due) == 0 {
 		return nil
 	}
 	// Leases first, then images: a backup gives its lease up only after its
@@ -224,25 +262,48 @@ func (c *collector) delete(ctx context.Context) error {
 	if err := c.look(ctx); err != nil {
 		return err
 	}
-	var gone []repo.CondemnedSegment
+	proof := c.newProof()
+	var gone []image.SegmentID
 	for _, s := range due {
-		switch {
-		case !c.holder.Valid():
-			// Others may have looked away from this run: what it saw is old.
-			return errors.Join(errors.New("collect: the lease ran out: run it again"), c.forget(ctx, gone))
-		case c.marks.used[s.Segment]:
+		if c.marks.used(s.Segment) {
 			c.report.Spared++
-		case !c.settled(s):
+			continue
+		}
+		if !c.settled(s) {
 			c.report.Notices = append(c.report.Notices, fmt.Sprintf("segment %s waits for a backup that began before it was condemned", s.Segment))
-		default:
-			if err := c.env.Repo.Store.Delete(ctx, segment.Name(s.Segment)); err != nil && !errors.Is(err, store.ErrNotFound) {
-				return errors.Join(err, c.forget(ctx, gone))
-			}
-			gone = append(gone, s)
+			continue
+		}
+		problem, err := proof.needless(ctx, s.Segment)
+		if err != nil {
+			return errors.Join(err, c.forget(ctx, gone))
+		}
+		if problem != "" {
+			c.report.Notices = append(c.report.Notices, problem)
+			continue
+		}
+		if err := c.remove(ctx, s); err != nil {
+			return errors.Join(err, c.forget(ctx, gone))
+		}
+		gone = append(gone, s.Segment)
+	}
+	return c.forget(ctx, gone)
+}
+
+// remove deletes a segment, in a dry run only in the report.
+func (c *collector) remove(ctx context.Context, s repo.CondemnedSegment) error {
+	if !c.opts.DryRun {
+		if !c.holder.Valid() {
+			// Others may have looked away from this run: what it saw is old.
+			return errors.New("collect: the lease ran out: run it again")
+		}
+		if err := c.env.Repo.Store.Delete(ctx, segment.Name(s.Segment)); err != nil && !errors.Is(err, store.ErrNotFound) {
+			return err
 		}
 	}
-	c.finish(gone)
-	return c.forget(ctx, gone)
+	c.gone[s.Segment] = true
+	c.report.Deleted = append(c.report.Deleted, c.tell(s))
+	c.report.Freed += s.Size
+	return nil
 }
 
 // due returns the condemned segments whose grace is over.
@@ -284,19 +345,16 @@ func (c *collector) clock(ctx context.Context) string {
 	return ""
 }
 
-// finish puts what goes and what waits into the report.
-func (c *collector) finish(gone []repo.CondemnedSegment) {
-	deleted := map[image.SegmentID]bool{}
-	for _, s := range gone {
-		deleted[s.Segment] = true
-		c.report.Deleted = append(c.report.Deleted, c.tell(s))
-		c.report.Freed += s.Size
-	}
+// finish puts what waits into the report.
+func (c *collector) finish() {
 	c.report.Live = c.total
 	for _, s := range c.state.Segments {
-		c.report.Live -= s.Size
-		if !deleted[s.Segment] && !c.marks.used[s.Segment] {
+		if _, listed := c.sizes[s.Segment]; listed {
+			c.report.Live -= s.Size
+		}
+		if !c.gone[s.Segment] && !c.marks.used(s.Segment) {
 			c.report.Condemned = append(c.report.Condemned, c.tell(s))
+			c.report.Waiting += s.Size
 		}
 	}
 }
@@ -305,17 +363,19 @@ func (c *collector) tell(s repo.CondemnedSegment) Condemned {
 	return Condemned{Segment: s.Segment, Size: s.Size, Since: s.Since, Goes: s.Since.Add(c.opts.Grace)}
 }
 
-func (c *collector) forget(ctx context.Context, gone []repo.CondemnedSegment) error {
-	ids := make([]image.SegmentID, len(gone))
-	for i, s := range gone {
-		ids[i] = s.Segment
+func (c *collector) forget(ctx context.Context, gone []image.SegmentID) error {
+	if c.opts.DryRun {
+		return nil
 	}
-	return c.env.Catalog.DropSegments(context.WithoutCancel(ctx), ids)
+	return c.env.Catalog.DropSegments(context.WithoutCancel(ctx), gone)
 }
 
 // tidy removes lists that nobody at work can have begun before, and leases of
 // the dead.
 func (c *collector) tidy(ctx context.Context) error {
+	if err := c.tidyMoves(ctx); err != nil {
+		return err
+	}
 	oldest := c.state.Epoch
 	for _, l := range c.leases {
 		oldest = min(oldest, l.Epoch)

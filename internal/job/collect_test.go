@@ -57,7 +57,6 @@ func TestPruneThenCollectFreesWhatNoImageNeeds(t *testing.T) {
 	clock(env)
 	d := &disk{name: "disk", data: make([]byte, 4<<20)}
 	images, contents := nights(t, env, d, seeded(t, 1), 5)
-	before := segments(t, env)
 	p, err := Prune(context.Background(), env, PruneOptions{Policy: retention.Policy{Last: 1}})
 	if err != nil || p.Kept != 1 || p.Dropped != 4 {
 		t.Fatalf("prune: %+v, %v; want 1 kept, 4 dropped", p, err)
@@ -69,9 +68,10 @@ func TestPruneThenCollectFreesWhatNoImageNeeds(t *testing.T) {
 	if again := mustCollect(t, env, CollectOptions{Grace: time.Hour}); len(again.Condemned) != len(r.Condemned) || len(again.Deleted) != 0 {
 		t.Errorf("a second run: condemned %d, deleted %d; want %d, none", len(again.Condemned), len(again.Deleted), len(r.Condemned))
 	}
+	before := segments(t, env)
 	r = mustCollect(t, env, CollectOptions{})
-	if len(r.Deleted) == 0 || segments(t, env) != before-len(r.Deleted) {
-		t.Errorf("deleted %d, %d segments left of %d", len(r.Deleted), segments(t, env), before)
+	if len(r.Deleted) == 0 || segments(t, env) != before-len(r.Deleted)+r.Written {
+		t.Errorf("deleted %d and wrote %d, %d segments left of %d", len(r.Deleted), r.Written, segments(t, env), before)
 	}
 	if got := content(t, env, images[4]); !bytes.Equal(got, contents[4]) {
 		t.Error("the image that was kept differs")

@@ -201,10 +201,16 @@ type CollectOptions struct {
 	Grace     time.Duration // from condemned to deleted
 	MinAge    time.Duration // youngest segment that may be condemned
 	MaxDelete float64       // largest share of stored bytes one run may delete
-	DryRun    bool
+	// MaxUnused is the share of stored bytes that may be of no use, in segments
+	// that hold live records besides: above it segments are repacked, those
+	// with the least in use first. 1 repacks nothing.
+	MaxUnused  float64
+	LimitRead  int64 // bytes per second read to be moved, 0 for none
+	LimitWrite int64 // bytes per second moved, 0 for none
+	DryRun     bool
 }
 
-// CollectReport tells what was condemned and when it goes.
+// CollectReport tells what was condemned and when it goes, and what was moved.
 type CollectReport struct {
 	Segments  int           `json:"segments"` // looked at
 	Live      int64         `json:"live_bytes"`
@@ -212,9 +218,23 @@ type CollectReport struct {
 	Deleted   []Condemned   `json:"deleted"`
 	Spared    int           `json:"spared"` // condemned before, found used again
 	Freed     int64         `json:"freed_bytes"`
+	Waiting   int64         `json:"waiting_bytes"` // of what is condemned: freed when its grace is over
+	Unused    int64         `json:"unused_bytes"`  // about, beside live records, in segments that stay
+	Repacked  []Repacked    `json:"repacked"`
+	Moved     int64         `json:"moved_bytes"`  // stored again in new segments
+	Written   int           `json:"new_segments"` // that they are in
+	Indexes   int           `json:"new_indexes"`
 	Notices   []string      `json:"notices,omitempty"`
 	DryRun    bool          `json:"dry_run,omitempty"`
 	Elapsed   time.Duration `json:"elapsed_ns"`
+}
+
+// A Repacked segment had its live records moved to another, and is condemned.
+type Repacked struct {
+	Segment image.SegmentID `json:"segment"`
+	Size    int64           `json:"size"`
+	Live    int64           `json:"live"` // bytes in use, about
+	Merged  bool            `json:"merged"`
 }
 
 // A Condemned segment holds nothing that any image needs.
