@@ -41,6 +41,7 @@ type segmentWriter struct {
 	uploads sync.WaitGroup
 	err     error
 
+	stored   []repo.Attested // segments, since whoever uses them took them last
 	count    int
 	payload  int64 // encoded bytes of records
 	overhead int64 // all other bytes of the segments
@@ -213,6 +214,7 @@ func (w *segmentWriter) upload(f *filling) error {
 		delete(w.pending, footer.Records[i].ID)
 	}
 	w.count++
+	w.stored = append(w.stored, repo.Attested{Segment: footer.ID, Digest: footer.Digest})
 	w.payload += f.payload
 	w.overhead += footer.Size - f.payload
 	return nil

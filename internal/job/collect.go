@@ -196,6 +196,9 @@ func (c *collector) condemn(ctx context.Context) (err error) {
 		if err := c.env.Repo.PublishCondemned(ctx, next); err != nil {
 			return err
 		}
+		next.Next = next.Epoch + 1
+	} else {
+		next.Epoch, next.Next = c.state.Epoch, c.state.Next
 	}
 	c.state = next
 	c.report.Segments = len(c.sizes)

@@ -33,6 +33,7 @@ type marks struct {
 	condemned map[image.SegmentID]bool
 	ruined    map[image.SegmentID]bool
 	damaged   map[image.Location]bool
+	trust     *trust
 	moves     []*repo.Moves
 	referred  map[image.SegmentID]bool   // segments that hints name, and that what they mean is not in
 	walked    map[image.ID]bool          // pages in segments without bits
@@ -48,11 +49,12 @@ type marks struct {
 // live is what images need of one segment.
 type live struct {
 	catalog.SegmentInfo
-	known bool // to the catalog
-	size  int64
-	used  bool
-	bits  []uint64 // one for each record; nil where memory does not suffice
-	count int      // bits set
+	known   bool // to the catalog
+	vouched bool // everybody may rely on it
+	size    int64
+	used    bool
+	bits    []uint64 // one for each record; nil where memory does not suffice
+	count   int      // bits set
 }
 
 func newMarks(env *Env) *marks {
@@ -60,7 +62,9 @@ func newMarks(env *Env) *marks {
 }
 
 // reset begins again. A block that is stored twice is marked where it is
-// neither damaged nor condemned, if there is such a place.
+// vouched for and neither damaged nor condemned, if there is such a place. Else
+// all that seem to be the block are: a writer that cannot read may have stored
+// junk under its ID, and that must not be all that is kept.
 func (m *marks) reset(ctx context.Context, there map[image.SegmentID]int64, condemned map[image.SegmentID]bool) error {
 	m.condemned = condemned
 	m.referred, m.walked, m.done = map[image.SegmentID]bool{}, map[image.ID]bool{}, map[string]bool{}
@@ -75,23 +79,36 @@ func (m *marks) reset(ctx context.Context, there map[image.SegmentID]int64, cond
 	if err != nil {
 		return fmt.Errorf("read notes of damage: %w", err)
 	}
-	m.env.Catalog.SetCondemned(absent(condemned, m.ruined))
+	if m.trust, err = m.env.trust(ctx); err != nil {
+		return err
+	}
 	if err := m.loadMoves(ctx); err != nil {
 		return err
 	}
-	return m.prepare(ctx, there)
+	if err := m.prepare(ctx, there); err != nil {
+		return err
+	}
+	m.distrust(nil)
+	return nil
 }
 
-// absent returns what is in either set.
-func absent(sets ...map[image.SegmentID]bool) (list []image.SegmentID) {
-	for _, set := range sets {
+// distrust has the catalog look up blocks only where they can be relied on, and
+// not in some segments besides.
+func (m *marks) distrust(besides map[image.SegmentID]bool) {
+	var list []image.SegmentID
+	for _, set := range []map[image.SegmentID]bool{m.condemned, m.ruined, besides} {
 		for id, in := range set {
 			if in {
 				list = append(list, id)
 			}
 		}
 	}
-	return list
+	for id, l := range m.segments {
+		if !l.vouched {
+			list = append(list, id)
+		}
+	}
+	m.env.Catalog.SetCondemned(list)
 }
 
 // loadMoves reads where earlier collections moved records to, as far as memory
@@ -143,6 +160,7 @@ func (m *marks) prepare(ctx context.Context, there map[image.SegmentID]int64) er
 			return nil
 		}
 		l.SegmentInfo, l.known = s, true
+		l.vouched = m.trust.vouched(s.Writer, s.Moved, s.ID, s.Digest)
 		if s.Kind == segment.Pages {
 			give(l)
 		} else {
@@ -296,11 +314,19 @@ func (m *marks) page(ctx context.Context, n, before node) error {
 // walked before.
 func (m *marks) claim(ctx context.Context, n node) (at image.Location, fresh bool, err error) {
 	at, ok, err := m.direct(ctx, &n.id, n.at)
-	if err == nil && !ok {
-		at, err = m.mark(ctx, n.id, n.at)
-	}
 	if err != nil {
 		return at, false, err
+	}
+	if !ok {
+		places, err := m.places(ctx, n.id, n.at)
+		if err != nil {
+			return at, false, err
+		}
+		for i, place := range places {
+			if at = place; i < len(places)-1 && m.segments[at.Segment] != nil {
+				m.segments[at.Segment].mark(at.Record)
+			}
+		}
 	}
 	if l := m.segments[at.Segment]; l != nil && l.bits != nil {
 		return at, l.mark(at.Record), nil
@@ -355,15 +381,15 @@ func (m *marks) blocks(ctx context.Context, p, old *image.Page) error {
 		return err
 	}
 	for i := range ids {
-		at, err := found[i], error(nil)
-		if l := m.segments[at.Segment]; l == nil || !m.good(at) {
-			at, err = m.mark(ctx, ids[i], hints[i])
+		places := found[i : i+1]
+		if !m.vouched(found[i]) {
+			var err error
+			if places, err = m.places(ctx, ids[i], hints[i]); err != nil {
+				return err
+			}
 		}
-		if err != nil {
-			return err
-		}
-		if l := m.segments[at.Segment]; l != nil {
-			l.mark(at.Record)
+		for _, at := range places {
+			m.segments[at.Segment].mark(at.Record)
 		}
 	}
 	return nil
@@ -376,7 +402,7 @@ const maxMoves = 64
 // place that holds id.
 func (m *marks) direct(ctx context.Context, id *image.ID, at image.Location) (image.Location, bool, error) {
 	for range maxMoves {
-		if m.good(at) {
+		if m.vouched(at) {
 			if ok, err := m.holds(ctx, id, at); ok || err != nil {
 				return at, ok, err
 			}
@@ -400,32 +426,43 @@ func (m *marks) moved(at image.Location) (image.Location, bool) {
 	return at, false
 }
 
-// mark returns where to mark a block or page that its hint does not lead to;
+// places returns where to mark a block or page that its hint does not lead to;
 // nowhere, if search has to look for it. One that is nowhere at all is damage
 // for verify to report; it keeps nothing else from being collected.
-func (m *marks) mark(ctx context.Context, id image.ID, hint image.Location) (image.Location, error) {
-	places, err := m.env.Catalog.Locate(ctx, id)
+func (m *marks) places(ctx context.Context, id image.ID, hint image.Location) ([]image.Location, error) {
+	known, err := m.env.Catalog.Locate(ctx, id)
 	if err != nil {
-		return image.Location{}, err
+		return nil, err
 	}
-	// Where nothing good is left, what is there counts.
-	var spare image.Location
-	for _, at := range append(places, hint) {
+	// Where nothing to rely on is left, what is there counts.
+	var whole, damaged []image.Location
+	for _, at := range append(known, hint) {
 		ok, err := m.holds(ctx, &id, at)
-		if err != nil {
-			return image.Location{}, err
-		}
-		if ok && m.good(at) {
-			return at, nil
-		}
-		if ok {
-			spare = at
+		switch {
+		case err != nil:
+			return nil, err
+		case !ok:
+		case m.vouched(at):
+			return []image.Location{at}, nil
+		case m.damaged[at]:
+			damaged = append(damaged, at)
+		default:
+			whole = append(whole, at)
 		}
 	}
-	if spare.IsZero() {
+	if len(whole) == 0 {
+		whole = damaged
+	}
+	if len(whole) == 0 {
 		m.lost[id] = true
 	}
-	return spare, nil
+	return whole, nil
+}
+
+// vouched reports whether everybody may rely on what is stored at a place.
+func (m *marks) vouched(at image.Location) bool {
+	l := m.segments[at.Segment]
+	return l != nil && l.vouched && m.good(at)
 }
 
 func (m *marks) good(at image.Location) bool {
@@ -443,7 +480,11 @@ func (m *marks) holds(ctx context.Context, id *image.ID, at image.Location) (boo
 		return m.env.Catalog.Holds(&l.SegmentInfo, at.Record, id)
 	}
 	f, err := m.footer(ctx, at.Segment)
-	return f != nil && int64(at.Record) < int64(len(f.Records)) && f.Records[at.Record].ID == *id, err
+	if f == nil || err != nil {
+		return false, err
+	}
+	l.vouched = m.trust.vouched(f.Writer, f.Moved, f.ID, f.Digest)
+	return int64(at.Record) < int64(len(f.Records)) && f.Records[at.Record].ID == *id, nil
 }
 
 // footer returns the footer of a segment, nil for one that is damaged or gone

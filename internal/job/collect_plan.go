@@ -46,7 +46,9 @@ func (c *collector) plan(ctx context.Context) ([]source, error) {
 		}
 		stored += l.size
 		unused += l.size - l.useful()
-		if !c.young[id] && !damaged[id] && l.count > 0 {
+		// Without the data key only what is vouched for stays so when it is moved.
+		trusted := l.vouched || l.Kind == segment.Pages || c.env.Repo.Keys.CanRead()
+		if !c.young[id] && !damaged[id] && l.count > 0 && trusted {
 			candidates = append(candidates, l)
 		}
 	}

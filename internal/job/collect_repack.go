@@ -44,7 +44,7 @@ func (c *collector) repack(ctx context.Context) error {
 	}
 	p := &packer{
 		c: c, sources: ids(sources), read: newThrottle(c.opts.LimitRead), write: newThrottle(c.opts.LimitWrite),
-		codec: c.env.Repo.Codec(), hasher: c.env.Repo.Hasher(),
+		codec: c.env.Repo.Codec(), hasher: c.env.Repo.Hasher(), mine: map[image.SegmentID]bool{},
 	}
 	defer p.end(ctx)
 	for len(sources) > 0 {
@@ -69,6 +69,7 @@ func (c *collector) repack(ctx context.Context) error {
 type packer struct {
 	c           *collector
 	sources     map[image.SegmentID]bool // all of them: none is a place to rely on
+	mine        map[image.SegmentID]bool // segments stored by this run
 	w           *segmentWriter
 	read, write *throttle
 	codec       *segment.Codec
@@ -87,7 +88,8 @@ func (p *packer) end(ctx context.Context) {
 	if p.w != nil {
 		p.w.close()
 	}
-	p.c.env.Catalog.SetCondemned(absent(p.c.state.IDs(), p.c.marks.ruined))
+	p.c.marks.condemned = p.c.state.IDs()
+	p.c.marks.distrust(nil)
 }
 
 func (p *packer) pack(ctx context.Context, kind segment.Kind, sources []source) (err error) {
@@ -124,7 +126,8 @@ func (p *packer) pack(ctx context.Context, kind segment.Kind, sources []source) 
 
 func (p *packer) restart() {
 	p.batch, p.moves, p.bytes, p.began = nil, map[image.SegmentID][]repo.Move{}, 0, time.Now()
-	p.c.env.Catalog.SetCondemned(absent(p.c.state.IDs(), p.c.marks.ruined, p.sources))
+	p.c.marks.condemned = p.c.state.IDs()
+	p.c.marks.distrust(p.sources)
 }
 
 // publish makes what was moved durable, says where it went, and condemns what
@@ -138,6 +141,9 @@ func (p *packer) publish(ctx context.Context) error {
 	}
 	if !p.c.holder.Valid() {
 		return errors.New("collect: the lease ran out: run it again")
+	}
+	if err := p.attest(ctx); err != nil {
+		return fmt.Errorf("collect: %w", err)
 	}
 	if _, err := p.c.env.Repo.PutMoves(ctx, p.moves); err != nil {
 		return fmt.Errorf("collect: %w", err)
@@ -155,6 +161,21 @@ func (p *packer) publish(ctx context.Context) error {
 	return nil
 }
 
+// attest says that the new segments can be relied on. Their records were read
+// and checked against their IDs, or else come from segments that are vouched
+// for: others are no sources where there is no data key.
+func (p *packer) attest(ctx context.Context) error {
+	list := p.w.stored
+	p.w.stored = nil
+	for _, a := range list {
+		p.mine[a.Segment] = true
+	}
+	if p.c.marks.trust.all || len(list) == 0 {
+		return nil
+	}
+	return p.c.env.Repo.Attest(ctx, list)
+}
+
 // condemnSources publishes a list on which the sources stand.
 func (c *collector) condemnSources(ctx context.Context, sources []source) error {
 	now, err := c.env.Repo.Store.Now(ctx)
@@ -162,7 +183,8 @@ func (c *collector) condemnSources(ctx context.Context, sources []source) error 
 		return err
 	}
 	next := *c.state
-	next.Epoch, next.Time, next.Run = c.state.Epoch+1, now.UTC(), hex.EncodeToString(c.run[:])
+	next.Epoch, next.Next = c.state.Next, c.state.Next+1
+	next.Time, next.Run = now.UTC(), hex.EncodeToString(c.run[:])
 	next.Segments = slices.DeleteFunc(slices.Clone(c.state.Segments), func(s repo.CondemnedSegment) bool { return c.gone[s.Segment] })
 	for _, s := range sources {
 		next.Segments = append(next.Segments, repo.CondemnedSegment{Segment: s.ID, Size: s.size, Since: now.UTC(), Epoch: next.Epoch})
@@ -241,7 +263,7 @@ func (p *packer) span(ctx context.Context, f *segment.Footer, first, last int, m
 
 // reliable reports whether the catalog led to a place that stays.
 func (p *packer) reliable(at image.Location) bool {
-	return !at.IsZero() && !p.sources[at.Segment] && p.c.marks.good(at)
+	return p.mine[at.Segment] || !p.sources[at.Segment] && p.c.marks.vouched(at)
 }
 
 func (p *packer) load(ctx context.Context, f *segment.Footer, start, end int64) ([]byte, error) {
