@@ -42,6 +42,11 @@ func (c *collector) repack(ctx context.Context) error {
 		}
 		return nil
 	}
+	return c.move(ctx, sources)
+}
+
+// move moves the live records of sources, which are in order of kind.
+func (c *collector) move(ctx context.Context, sources []source) error {
 	p := &packer{
 		c: c, sources: ids(sources), read: newThrottle(c.opts.LimitRead), write: newThrottle(c.opts.LimitWrite),
 		codec: c.env.Repo.Codec(), hasher: c.env.Repo.Hasher(), mine: map[image.SegmentID]bool{},

@@ -177,8 +177,11 @@ func content(t *testing.T, env *Env, m *image.Manifest) []byte {
 }
 
 func readImage(env *Env, m *image.Manifest) ([]byte, error) {
+	return readImageBy(env.reader(), m)
+}
+
+func readImageBy(rd *reader.Reader, m *image.Manifest) ([]byte, error) {
 	out := make([]byte, m.Size)
-	rd := env.reader()
 	bs := int64(m.BlockSize)
 	var refs []reader.Ref
 	ctx := context.Background()
