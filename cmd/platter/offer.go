@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"strings"
 
 	"platter/internal/job"
 )
@@ -51,4 +52,22 @@ func runExport(ctx context.Context, c *call, args []string) error {
 	c.term.summaryf("%s: image %s of %s as %s, %s on disk, in %s\n", clean(r.Target), r.Image.ID.String()[:shortID], r.Image.Volume,
 		r.Format, bytesText(r.Bytes), tookText(r.Elapsed))
 	return nil
+}
+
+func runMount(ctx context.Context, c *call, args []string) error {
+	env, done, err := c.reading(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	return job.Mount(ctx, env, job.MountOptions{OfferOptions: c.offerOptions(args[0]), Dir: args[1], Ready: c.printMount})
+}
+
+func (c *call) printMount(o job.MountOffer) {
+	if c.term.json {
+		c.term.object("ready", o)
+		return
+	}
+	c.term.summaryf("image %s of %s is at %s: %s\n", o.Image[:shortID], o.Volume, clean(o.Dir), strings.Join(o.Files, ", "))
+	c.term.summaryf("  stop with Ctrl-C, or umount %s\n", clean(o.Dir))
 }

@@ -112,6 +112,17 @@ socket that systemd opened for it.
 			"platter nbd latest --unix /run/disk.sock\nplatter nbd db1/root --listen 127.0.0.1:10809 --writable", nbdFlags(), runNBD,
 		},
 		{
+			"mount", "IMAGE DIR", "return", "show an image as files",
+			`Shows IMAGE in DIR, an empty directory: disk.raw, a file for each partition, and
+info.json, until it is stopped or unmounted. Nothing is restored first. With
+"mount -o ro,loop DIR/partition-1.raw /mnt" single files can be copied out of it;
+a file system that was not unmounted cleanly wants --writable for that, which
+forgets what was written at the end.
+
+` + imageGrammar,
+			"platter mount db1/root@2026-01-31 /mnt/image\nplatter mount --writable latest /mnt/image", offerFlags(), runMount,
+		},
+		{
 			"export", "IMAGE FILE", "return", "write an image to a file for virtual machines",
 			`Writes IMAGE to FILE, which must not exist, in a format of virtual machines:
 qcow2 unless --format names another. It needs Debian's package qemu-utils.

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"platter/image"
+	"platter/internal/export"
 	"platter/internal/export/nbd"
 )
 
@@ -111,7 +112,7 @@ func convert(ctx context.Context, env *Env, o *offered, tool, format, dir, made 
 
 // counting counts what is read of a disk as done.
 type counting struct {
-	nbd.Device
+	export.Device
 	counts *counters
 }
 

@@ -27,6 +27,7 @@ type disk struct {
 	holes bool
 	bad   []block.Extent // cannot be read
 	check error
+	table *block.Table
 	read  atomic.Int64    // bytes
 	hook  func(off int64) // called by every worker that reads; see firstRead
 }
@@ -42,7 +43,7 @@ func firstRead(do func()) func(off int64) {
 }
 
 func (d *disk) Info() block.Info {
-	return block.Info{Path: "/mem/" + d.name, Kind: block.KindFile, Name: d.name, Size: int64(len(d.data)), LogicalSector: 512}
+	return block.Info{Path: "/mem/" + d.name, Kind: block.KindFile, Name: d.name, Size: int64(len(d.data)), LogicalSector: 512, Table: d.table}
 }
 
 func (d *disk) ReadAt(_ context.Context, p []byte, off int64) (int, error) {

@@ -18,6 +18,7 @@ import (
 	"platter/image"
 	"platter/image/keys"
 	"platter/image/reader"
+	"platter/internal/export"
 	"platter/internal/export/nbd"
 	"platter/internal/export/overlay"
 )
@@ -38,7 +39,7 @@ type offered struct {
 	image *image.Manifest
 	rd    *reader.Reader
 	base  *reader.Disk
-	disk  nbd.Device
+	disk  export.Device
 	over  *overlay.Disk // nil when it is offered for reading only
 }
 

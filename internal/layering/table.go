@@ -46,7 +46,8 @@ func Table() []Layer {
 
 		{"catalog/...", "block image/...", "what we have: an index that can be rebuilt"},
 		{"retention", "", "what we keep: pure policy"},
-		{"internal/export/...", "block/... image/...", "an image offered as a disk"},
+		{"internal/export", "image/...", "what an image is when it is offered as a disk"},
+		{"internal/export/...", "block/... image/... internal/export", "one way to offer it each"},
 
 		{"internal/job/...", underJob, "one run of something"},
 		{"internal/agent/...", underJob + " internal/job/...", "jobs on a schedule, beside the disks"},

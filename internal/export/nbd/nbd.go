@@ -11,29 +11,8 @@ package nbd
 import (
 	"context"
 
-	"platter/image/reader"
+	"platter/internal/export"
 )
-
-// A Device is what a Server offers. Its methods are called from many
-// goroutines at once, never with a range outside the device.
-type Device interface {
-	Size() int64 // bytes, fixed
-	// ReadAt fills p from byte off.
-	ReadAt(ctx context.Context, p []byte, off int64) (int, error)
-	// Stretches describes length bytes from off on, or as many of them as most
-	// stretches tell of. Neighbours differ.
-	Stretches(ctx context.Context, off, length int64, most int) ([]reader.Stretch, error)
-}
-
-// A Writer is a Device that can be written to.
-type Writer interface {
-	Device
-	// WriteAt writes p at byte off. It is durable after Flush.
-	WriteAt(ctx context.Context, p []byte, off int64) error
-	// Zero makes a range read as zeros.
-	Zero(ctx context.Context, off, length int64) error
-	Flush(ctx context.Context) error
-}
 
 // A Context is a kind of block status that clients may ask for by its name,
 // such as base:allocation.
@@ -57,7 +36,7 @@ const (
 )
 
 // allocation is the context that every Device has.
-func allocation(d Device) Context {
+func allocation(d export.Device) Context {
 	return Context{"base:allocation", func(ctx context.Context, off, length int64, most int) ([]Status, error) {
 		list, err := d.Stretches(ctx, off, length, most)
 		var out []Status

@@ -12,11 +12,13 @@ import (
 	"time"
 
 	"golang.org/x/sync/semaphore"
+
+	"platter/internal/export"
 )
 
 // A Server offers one Device under the empty name.
 type Server struct {
-	Device Device // a Writer is offered for writing
+	Device export.Device // a Writer is offered for writing
 	// Find returns the context of a name that is not base:allocation, or nil
 	// if there is none. It may be nil itself.
 	Find func(ctx context.Context, name string) (*Context, error)
@@ -111,7 +113,7 @@ func (s *Server) serve(ctx context.Context, c net.Conn) error {
 // flags are the transmission flags of the device.
 func (s *Server) flags() uint16 {
 	f := uint16(flagHas | flagFlush | flagDF | flagMultiConn | flagCache)
-	if _, ok := s.Device.(Writer); ok {
+	if _, ok := s.Device.(export.Writer); ok {
 		return f | flagFUA | flagTrim | flagWriteZeroes
 	}
 	return f | flagReadOnly

@@ -9,6 +9,8 @@ import (
 	"io"
 	"net"
 	"sync"
+
+	"platter/internal/export"
 )
 
 // A transmission is a client that reads and writes.
@@ -128,7 +130,7 @@ func (t *transmission) answer(ctx context.Context, q *request) error {
 // check refuses what cannot be meant.
 func (t *transmission) check(q *request) error {
 	size := t.server.Device.Size()
-	_, writes := t.server.Device.(Writer)
+	_, writes := t.server.Device.(export.Writer)
 	var known uint16
 	switch q.kind {
 	case cmdRead:
@@ -165,7 +167,7 @@ func (t *transmission) check(q *request) error {
 }
 
 func (t *transmission) change(ctx context.Context, q *request) error {
-	w, ok := t.server.Device.(Writer)
+	w, ok := t.server.Device.(export.Writer)
 	if !ok {
 		return nil // only a flush comes here, and there is nothing to flush
 	}

@@ -32,6 +32,7 @@ import (
 	"platter/block"
 	"platter/image"
 	"platter/image/reader"
+	"platter/internal/export"
 )
 
 const (
@@ -41,16 +42,9 @@ const (
 	magic      = "PLTROVL\x01"
 )
 
-// A Base is the disk below: a reader.Disk.
-type Base interface {
-	Size() int64
-	ReadAt(ctx context.Context, p []byte, off int64) (int, error)
-	Stretches(ctx context.Context, off, length int64, most int) ([]reader.Stretch, error)
-}
-
-// A Disk is a Base that can be written to. It is safe for concurrent use.
+// A Disk is a Device that can be written to. It is safe for concurrent use.
 type Disk struct {
-	base Base
+	base export.Device
 	file *os.File
 	data int64 // offset of the granules in the file
 	kept bool
@@ -63,7 +57,7 @@ type Disk struct {
 
 // Temporary returns an overlay in a file without a name in dir: what is
 // written goes when it is closed, or the process ends.
-func Temporary(base Base, dir string) (*Disk, error) {
+func Temporary(base export.Device, dir string) (*Disk, error) {
 	fd, err := unix.Open(dir, unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("make an overlay in %s: %w", dir, err)
@@ -76,7 +70,7 @@ var ErrForeign = errors.New("overlay of another image")
 
 // Open opens the overlay of an image in a file, or makes it, for this process
 // alone.
-func Open(base Base, id image.ImageID, path string) (*Disk, error) {
+func Open(base export.Device, id image.ImageID, path string) (*Disk, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open overlay: %w", err)

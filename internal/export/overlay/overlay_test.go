@@ -14,7 +14,7 @@ import (
 	"platter/image/reader"
 )
 
-// memory is a Base.
+// memory is a disk below.
 type memory []byte
 
 func (m memory) Size() int64 { return int64(len(m)) }
