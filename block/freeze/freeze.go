@@ -45,6 +45,7 @@ type filesystem struct {
 	block.Filesystem
 	dir    *os.File
 	frozen bool
+	cannot bool // its kind cannot be frozen
 }
 
 // Open prepares to freeze filesystems, in the order given: those that lie in
@@ -102,6 +103,7 @@ func (fs *filesystem) freeze() error {
 	err := fs.control(fiFreeze)
 	switch {
 	case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.ENOTTY):
+		fs.cannot = true
 		return unix.Syncfs(int(fs.dir.Fd()))
 	case errors.Is(err, unix.EBUSY):
 		return errors.New("another program has frozen it")
@@ -110,11 +112,11 @@ func (fs *filesystem) freeze() error {
 	return err
 }
 
-// Unfrozen returns those that Freeze could not freeze.
+// Unfrozen returns those that the last Freeze could not freeze.
 func (f *Filesystems) Unfrozen() []string {
 	var list []string
 	for _, fs := range f.all {
-		if !fs.frozen {
+		if fs.cannot {
 			list = append(list, fs.Type+" at "+fs.Point)
 		}
 	}

@@ -98,12 +98,3 @@ func number(dir, name string) uint64 {
 	n, _ := strconv.ParseUint(attribute(dir, name), 10, 64)
 	return n
 }
-
-// inFlight returns how many writes the kernel says are with the driver.
-func (d disk) inFlight() (int, error) {
-	f := strings.Fields(attribute(d.dir, "inflight"))
-	if len(f) != 2 {
-		return 0, fmt.Errorf("read %s/inflight: not two numbers", d.dir)
-	}
-	return strconv.Atoi(f[1])
-}

@@ -3,17 +3,33 @@ package trace
 import (
 	"errors"
 	"fmt"
+	"io"
+	"slices"
 	"time"
 
 	"platter/block"
 	"platter/cbt"
 )
 
-// Recent returns what was marked since the view n generations ago: with 0, in
-// the generation that goes on.
+// Recent returns what was marked in the n generations before the one that goes
+// on.
 func (s *Session) Recent(n int) *cbt.Set {
+	all := s.lastOnes(n)
+	return s.union(all[:len(all)-1])
+}
+
+// Since returns what was marked in generations from number on, the one that
+// goes on included.
+func (s *Session) Since(number uint64) *cbt.Set {
+	return s.union(slices.DeleteFunc(slices.Clone(s.own), func(g *generation) bool { return g.number() < number }))
+}
+
+// Number is that of the generation that goes on.
+func (s *Session) Number() uint64 { return s.last().number() }
+
+func (s *Session) union(members history) *cbt.Set {
 	set := cbt.NewSet(s.place.Length)
-	for _, g := range s.lastOnes(n) {
+	for _, g := range members {
 		s.add(set, g)
 	}
 	return set
@@ -43,9 +59,9 @@ func (s *Session) Hold() (release func() error, err error) {
 	return held.Close, nil
 }
 
-// Residue appends to list what was marked since the view n generations ago,
-// and reports whether it had room for all. It allocates nothing. Extents may
-// overlap, and are of the device.
+// Residue appends to list what was marked in the generation that goes on and
+// the n before it, and reports whether it had room for all. It allocates
+// nothing. Extents may overlap, and are of the device.
 func (s *Session) Residue(n int, list []block.Extent) (_ []block.Extent, ok bool) {
 	for _, g := range s.lastOnes(n) {
 		if !g.each(func(e block.Extent) bool {
@@ -65,6 +81,21 @@ func (s *Session) Residue(n int, list []block.Extent) (_ []block.Extent, ok bool
 	}
 	return list, true
 }
+
+// Within reports whether all that is marked in the generation that goes on
+// lies in the extents of the device, as far as its unit tells.
+func (s *Session) Within(extents []block.Extent) bool {
+	unit := s.last().unit()
+	return s.last().each(func(e block.Extent) bool {
+		e.Offset -= s.place.Offset
+		return slices.ContainsFunc(extents, func(in block.Extent) bool {
+			return e.Offset+unit > in.Offset && e.End()-unit < in.End()
+		})
+	})
+}
+
+// NextHeld is Next while Hold lasts.
+func (s *Session) NextHeld() error { return s.next() }
 
 // Events returns how often anything of the disk was marked in the generation
 // that goes on.
@@ -96,13 +127,12 @@ func (s *Session) Settle(d time.Duration) {
 // InFlight returns how many writes are on their way to the disk, at least one
 // while that is not known. A write that it counts as landed is marked.
 func (s *Session) InFlight() (int, error) {
-	kernel := int(0)
 	for _, g := range s.own {
 		if g.get(headAdrift) > 0 {
 			return 1, errors.New("the tracer lost track of what is in flight")
 		}
 	}
-	kernel, err := s.place.inFlight()
+	kernel, err := s.kernelInFlight()
 	if err != nil {
 		return 1, err
 	}
@@ -112,7 +142,7 @@ func (s *Session) InFlight() (int, error) {
 	}
 	before := s.balance()
 	if !s.base.known {
-		again, err := s.place.inFlight()
+		again, err := s.kernelInFlight()
 		if err != nil || kernel != 0 || again != 0 || s.balance() != before {
 			return max(1, kernel), err
 		}
@@ -143,3 +173,30 @@ func (s *Session) flights() (n int, err error) {
 	}
 	return n, all.Err()
 }
+
+// kernelInFlight returns how many writes the kernel says are with the driver:
+// the second number of the file. It asks for no memory.
+func (s *Session) kernelInFlight() (int, error) {
+	n, err := s.inFlight.ReadAt(s.text[:], 0)
+	if err != nil && err != io.EOF {
+		return 1, fmt.Errorf("read what is in flight: %w", err)
+	}
+	numbers, value, digits := 0, 0, false
+	for _, c := range s.text[:n] {
+		switch {
+		case c >= '0' && c <= '9':
+			if !digits {
+				numbers, value = numbers+1, 0
+			}
+			value, digits = value*10+int(c-'0'), true
+		default:
+			digits = false
+		}
+	}
+	if numbers != 2 {
+		return 1, errInFlight
+	}
+	return value, nil
+}
+
+var errInFlight = errors.New("read what is in flight: not two numbers")

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 
 	"github.com/cilium/ebpf"
 
@@ -23,6 +25,8 @@ type Session struct {
 	kept     history // what was there when the session began
 	own      history // what it began, the last of which the programs write to
 	base     baseline
+	inFlight *os.File // of the disk, in sysfs
+	text     [64]byte // of that
 }
 
 var _ cbt.Tracker = (*Session)(nil)
@@ -36,6 +40,9 @@ func (t *Tracer) Session(path, consumer string) (*Session, error) {
 		return nil, err
 	}
 	s := &Session{tracer: t, place: p, consumer: keyOf(consumer, p.key)}
+	if s.inFlight, err = os.Open(filepath.Join(p.dir, "inflight")); err != nil {
+		return nil, fmt.Errorf("trace %s: %w", path, err)
+	}
 	err = t.locked(func() (err error) {
 		if s.kept, s.began, err = t.watch(p.disk); err != nil {
 			return err
@@ -253,4 +260,6 @@ func (s *Session) Commit(_ context.Context, g cbt.Generation) error {
 }
 
 // Close ends the session. What it began and did not commit stays for the next.
-func (s *Session) Close() error { return errors.Join(s.kept.Close(), s.own.Close()) }
+func (s *Session) Close() error {
+	return errors.Join(s.kept.Close(), s.own.Close(), s.inFlight.Close())
+}

@@ -1,0 +1,204 @@
+package live
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"platter/block"
+	"platter/block/freeze"
+	"platter/cbt"
+)
+
+const (
+	// maxPasses are those before the first freeze.
+	maxPasses = 10
+	// maxFreezes is how often to try.
+	maxFreezes = 5
+)
+
+// A round is the passes up to one moment.
+type round struct {
+	passes  int
+	bytes   int64 // of the pass before
+	synced  bool  // the last pass was after a sync
+	freezes int
+	why     error // why the last freeze was in vain
+}
+
+// Pass copies again what was marked during the two passes before: what was on
+// its way to the disk while one pass read may have landed after it. It goes on
+// while that gets less, then once more when all is written back, and the last
+// one is read in a freeze.
+func (v *view) Pass(ctx context.Context) (src block.Source, again *cbt.Set, last bool, err error) {
+	r := &v.round
+	if r.synced {
+		held, err := v.freeze(ctx)
+		if err == nil {
+			v.round, v.still = round{}, nil
+			return &v.hold, held, true, nil
+		}
+		if ctx.Err() != nil || !errors.Is(err, errAgain) || r.freezes >= maxFreezes {
+			return v.giveUp(ctx, err)
+		}
+		r.synced, r.why = false, err
+	}
+	if r.passes > 0 && r.converged() {
+		if err := v.sync(); err != nil {
+			return v.giveUp(ctx, err)
+		}
+		r.synced = true
+	}
+	if err := v.session.Next(); err != nil {
+		return v.giveUp(ctx, err)
+	}
+	again = v.session.Recent(2)
+	r.passes, r.bytes = r.passes+1, again.Bytes()
+	return v.Source, again, false, ctx.Err()
+}
+
+// converged reports whether another pass would not leave less for the freeze.
+func (r *round) converged() bool { return r.bytes < small || r.passes >= maxPasses || r.freezes > 0 }
+
+// small is so little that the freeze itself takes longer than to read it.
+const small = 4 << 20
+
+// giveUp ends the round with a copy of no one moment.
+func (v *view) giveUp(ctx context.Context, why error) (block.Source, *cbt.Set, bool, error) {
+	if ctx.Err() != nil {
+		return nil, nil, true, context.Cause(ctx)
+	}
+	v.round = round{}
+	v.still = fmt.Errorf("copy %s while it is written to: %w", v.path, why)
+	return v.Source, v.session.Recent(1), true, nil
+}
+
+func (v *view) sync() error {
+	f, err := v.filesystems()
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}
+
+func (v *view) filesystems() (*freeze.Filesystems, error) {
+	on, err := block.StackedOn(v.path)
+	if err != nil {
+		return nil, err
+	}
+	v.hold.swap = on.Swap
+	return freeze.Open(on.Filesystems, freezeLimit)
+}
+
+// errAgain means that a freeze was in vain, and another one may not be.
+var errAgain = errors.New("the disk did not come to rest")
+
+// freeze reads what is left while nothing is written, and returns it.
+func (v *view) freeze(ctx context.Context) (held *cbt.Set, err error) {
+	v.round.freezes++
+	f, err := v.filesystems()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	// A short generation: little is marked twice.
+	if err := v.session.Next(); err != nil {
+		return nil, err
+	}
+	release, err := v.session.Hold()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, release()) }()
+
+	if err := f.Freeze(); err != nil {
+		return nil, fmt.Errorf("%w: %w", errAgain, err)
+	}
+	// From here to Thaw nothing but reading.
+	read := v.rest(ctx)
+	moment := time.Now()
+	took, err := f.Thaw()
+	v.frozen = max(v.frozen, took)
+	if errors.Is(err, freeze.ErrLate) {
+		return nil, fmt.Errorf("%w: %w", errAgain, err)
+	}
+	if err = errors.Join(read, err); err != nil {
+		return nil, err
+	}
+	if err := v.session.Whole(); err != nil {
+		return nil, err
+	}
+	v.taken, v.moment = moment, v.session.Number()
+	v.notes = append(v.notes, frozenNote(took, f.Unfrozen()))
+	return v.hold.set(), nil
+}
+
+func frozenNote(took time.Duration, unfrozen []string) string {
+	note := fmt.Sprintf("filesystems stood still for %d ms", took.Milliseconds())
+	if len(unfrozen) > 0 {
+		note += ", but for what cannot and was at rest: " + strings.Join(unfrozen, ", ")
+	}
+	return note
+}
+
+// rest reads what is left into memory, and proves that it is of one moment:
+// nothing was on its way to the disk when it began, and nothing was written
+// until it ended.
+func (v *view) rest(ctx context.Context) error {
+	if err := v.drain(); err != nil {
+		return err
+	}
+	if len(v.hold.swap) > 0 {
+		return v.restWithSwap(ctx)
+	}
+	before := v.session.Events()
+	if err := v.hold.fill(ctx, v.session, 2); err != nil {
+		return err
+	}
+	n, err := v.session.InFlight()
+	if err != nil {
+		return err
+	}
+	if n != 0 || v.session.Events() != before {
+		return errWritten
+	}
+	return nil
+}
+
+// restWithSwap is rest where the kernel may go on swapping: what swap holds is
+// of no use to a machine that starts from the image, so only what lies outside
+// has to be at rest. To tell the two apart takes a generation.
+func (v *view) restWithSwap(ctx context.Context) error {
+	if err := v.session.NextHeld(); err != nil {
+		return err
+	}
+	if err := v.hold.fill(ctx, v.session, 3); err != nil {
+		return err
+	}
+	if !v.session.Within(v.hold.swap) {
+		return errWritten
+	}
+	return nil
+}
+
+// Errors that need no memory.
+var (
+	errWritten  = fmt.Errorf("%w: something writes to it that no filesystem holds back", errAgain)
+	errInFlight = fmt.Errorf("%w: writes did not land", errAgain)
+	errTooMuch  = fmt.Errorf("%w: more was written than fits into memory", errAgain)
+)
+
+// drain waits until nothing is in flight.
+func (v *view) drain() error {
+	for end := time.Now().Add(drainLimit); ; time.Sleep(200 * time.Microsecond) {
+		n, err := v.session.InFlight()
+		if n == 0 || err != nil {
+			return err
+		}
+		if time.Now().After(end) {
+			return errInFlight
+		}
+	}
+}
