@@ -29,6 +29,8 @@ const (
 	freezeLimit = 10 * time.Second
 	// drainLimit is how long to wait, frozen, for what is in flight.
 	drainLimit = 3 * time.Second
+	// freezeBytes is what can be read into memory meanwhile.
+	freezeBytes = 32 << 20
 )
 
 // A Provider takes such views. It is safe for concurrent use.
@@ -38,9 +40,8 @@ type Provider struct {
 }
 
 // New returns the provider that works with the tracer in dir, trace.DefaultDir
-// for that of the machine. What is read while filesystems are frozen may be
-// buffer bytes.
-func New(dir string, buffer int) *Provider { return &Provider{dir, buffer} }
+// for that of the machine.
+func New(dir string) *Provider { return &Provider{dir, freezeBytes} }
 
 // Name is "live".
 func (p *Provider) Name() string { return Method }
@@ -101,10 +102,7 @@ func (p *Provider) Take(ctx context.Context, d block.Device, o snapshot.Options)
 	if err := v.hold.open(v.Source, p.buffer, o.BlockSize); err != nil {
 		return nil, err
 	}
-	// A write that was under way when the first generation began has landed
-	// before the second, or is marked there.
-	v.session.Settle(time.Second)
-	if err := v.session.Next(); err != nil {
+	if err := v.begin(ctx); err != nil {
 		return nil, err
 	}
 	v.moment = v.session.Number()
@@ -130,11 +128,13 @@ type view struct {
 	hold    residue
 	unit    int64
 	moment  uint64 // generation that the view's moment is in
+	landed  uint64 // generation in which nothing was in flight, the last that was seen
 	taken   time.Time
 	round   round
 	still   error
 	frozen  time.Duration
 	notes   []string
+	atRest  func() // for tests: the device is frozen, and read
 }
 
 var _ cbt.Converging = (*view)(nil)

@@ -9,6 +9,7 @@ import (
 
 	"platter/block"
 	"platter/block/freeze"
+	"platter/block/snapshot"
 	"platter/cbt"
 )
 
@@ -19,6 +20,9 @@ const (
 	maxFreezes = 5
 )
 
+// lookLimit is how long a pass waits to see the disk at rest.
+const lookLimit = 100 * time.Millisecond
+
 // A round is the passes up to one moment.
 type round struct {
 	passes  int
@@ -28,10 +32,48 @@ type round struct {
 	why     error // why the last freeze was in vain
 }
 
-// Pass copies again what was marked during the two passes before: what was on
-// its way to the disk while one pass read may have landed after it. It goes on
-// while that gets less, then once more when all is written back, and the last
-// one is read in a freeze.
+// begin sees to it that what was under way before the session began is on the
+// disk when reading begins: nobody marked it.
+func (v *view) begin(ctx context.Context) error {
+	seen, err := v.look(time.Second)
+	if err == nil && !seen {
+		// It is never at rest by itself: hold it for a moment.
+		var f *freeze.Filesystems
+		if f, err = v.filesystems(); err == nil {
+			if err = f.Freeze(); err == nil {
+				err = v.drain()
+				v.landed = v.session.Number()
+				_, late := f.Thaw()
+				err = errors.Join(err, late)
+			}
+			err = errors.Join(err, f.Close())
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("wait for %s: %w: %w", v.path, snapshot.ErrUnfit, err)
+	}
+	return v.session.Next()
+}
+
+// look waits a while for a moment at which nothing is in flight. What is
+// written by then has landed.
+func (v *view) look(d time.Duration) (seen bool, err error) {
+	for end := time.Now().Add(d); ; time.Sleep(200 * time.Microsecond) {
+		n, err := v.session.InFlight()
+		if n == 0 {
+			v.landed = v.session.Number()
+		}
+		if n == 0 || err != nil || time.Now().After(end) {
+			return n == 0, err
+		}
+	}
+}
+
+// Pass copies again what was marked during the two passes before, since what
+// was on its way to the disk while one read may have landed after: more than
+// two where the disk was never seen at rest between them. It goes on while
+// that gets less, then once more when all is written back, and the last pass
+// is read in a freeze.
 func (v *view) Pass(ctx context.Context) (src block.Source, again *cbt.Set, last bool, err error) {
 	r := &v.round
 	if r.synced {
@@ -51,10 +93,14 @@ func (v *view) Pass(ctx context.Context) (src block.Source, again *cbt.Set, last
 		}
 		r.synced = true
 	}
+	from := v.landed
+	if _, err := v.look(lookLimit); err != nil {
+		return v.giveUp(ctx, err)
+	}
 	if err := v.session.Next(); err != nil {
 		return v.giveUp(ctx, err)
 	}
-	again = v.session.Recent(2)
+	again = v.session.Between(from, v.session.Number())
 	r.passes, r.bytes = r.passes+1, again.Bytes()
 	return v.Source, again, false, ctx.Err()
 }
@@ -72,7 +118,7 @@ func (v *view) giveUp(ctx context.Context, why error) (block.Source, *cbt.Set, b
 	}
 	v.round = round{}
 	v.still = fmt.Errorf("copy %s while it is written to: %w", v.path, why)
-	return v.Source, v.session.Recent(1), true, nil
+	return v.Source, v.session.Since(v.landed), true, nil
 }
 
 func (v *view) sync() error {
@@ -118,6 +164,9 @@ func (v *view) freeze(ctx context.Context) (held *cbt.Set, err error) {
 	}
 	// From here to Thaw nothing but reading.
 	read := v.rest(ctx)
+	if v.atRest != nil {
+		v.atRest()
+	}
 	moment := time.Now()
 	took, err := f.Thaw()
 	v.frozen = max(v.frozen, took)
@@ -130,7 +179,7 @@ func (v *view) freeze(ctx context.Context) (held *cbt.Set, err error) {
 	if err := v.session.Whole(); err != nil {
 		return nil, err
 	}
-	v.taken, v.moment = moment, v.session.Number()
+	v.taken, v.moment, v.landed = moment, v.session.Number(), v.session.Number()
 	v.notes = append(v.notes, frozenNote(took, f.Unfrozen()))
 	return v.hold.set(), nil
 }
@@ -154,7 +203,7 @@ func (v *view) rest(ctx context.Context) error {
 		return v.restWithSwap(ctx)
 	}
 	before := v.session.Events()
-	if err := v.hold.fill(ctx, v.session, 2); err != nil {
+	if err := v.hold.fill(ctx, v.session, v.landed); err != nil {
 		return err
 	}
 	n, err := v.session.InFlight()
@@ -174,7 +223,7 @@ func (v *view) restWithSwap(ctx context.Context) error {
 	if err := v.session.NextHeld(); err != nil {
 		return err
 	}
-	if err := v.hold.fill(ctx, v.session, 3); err != nil {
+	if err := v.hold.fill(ctx, v.session, v.landed); err != nil {
 		return err
 	}
 	if !v.session.Within(v.hold.swap) {

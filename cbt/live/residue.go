@@ -46,10 +46,10 @@ func (r *residue) open(device block.Source, bytes int, blockSize int64) (err err
 
 func (r *residue) close() error { return block.FreeAligned(r.buf) }
 
-// fill reads what the generation that goes on and the n before it hold. It asks
-// for no memory.
-func (r *residue) fill(ctx context.Context, s *trace.Session, n int) error {
-	list, ok := s.Residue(n, r.extents[:0])
+// fill reads what is marked in the session's generations from a number on. It
+// asks for no memory.
+func (r *residue) fill(ctx context.Context, s *trace.Session, from uint64) error {
+	list, ok := s.Residue(from, r.extents[:0])
 	if !ok {
 		return errTooMuch
 	}

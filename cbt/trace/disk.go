@@ -27,6 +27,7 @@ type disk struct {
 	seq     uint64 // another one for each medium or file behind the same number
 	bios    bool   // its driver takes bios, not requests
 	zone    uint64 // bytes of a zone, 0 where it has none
+	counts  bool   // the kernel counts what is in flight
 }
 
 // lookUp finds a block device and its disk.
@@ -64,6 +65,7 @@ func readDisk(dir string) (disk, error) {
 	d.key = uint32(a<<20 | b)
 	_, err := os.Stat(filepath.Join(dir, "mq"))
 	d.bios = os.IsNotExist(err)
+	d.counts = attribute(dir, "queue/iostats") == "1"
 	if zoned := attribute(dir, "queue/zoned"); zoned != "" && zoned != "none" {
 		d.zone = number(dir, "queue/chunk_sectors") * 512
 	}

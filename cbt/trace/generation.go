@@ -32,13 +32,13 @@ const (
 	headNonce   // random: numbers may come again where a machine goes back in time
 	headMisses  // of the programs, when the generation began
 	headEvents  // marked
-	headIssued  // requests that went to the driver
-	headDone    // requests that came back
 	headForeign // operations that may have changed anything
 	headOutside // marks that the map has no place for
 	headResized // the disk was seen with another size
 	headWritten // sectors that the kernel had counted when the generation began
 	headAdrift  // bios in flight that could not be kept
+	_
+	_
 	bodyHistory // random: which generations are of one history
 	bodySeq     // of the disk
 	bodyKey     // of the disk

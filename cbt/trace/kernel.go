@@ -10,13 +10,12 @@ import (
 // read from the kernel's own description of its types (BTF), so that one
 // binary fits all.
 type kernel struct {
-	bioDev, bioOp, bioSector, bioBytes     int16
-	devDisk, devSectors                    int16
-	diskMajor, diskMinor, diskPart0        int16
-	rqQueue, rqOp, rqSector, rqBytes, rqIn int16
-	queueDisk                              int16
-	op                                     map[string]int32 // of requests, by name without REQ_OP_
-	started                                int32            // the first state of a request that its driver has
+	bioDev, bioOp, bioSector, bioBytes int16
+	devDisk, devSectors                int16
+	diskMajor, diskMinor, diskPart0    int16
+	rqQueue, rqOp, rqSector, rqBytes   int16
+	queueDisk                          int16
+	op                                 map[string]int32 // of requests, by name without REQ_OP_
 }
 
 // signature is what a trace point has to hand over for its program to be right.
@@ -24,7 +23,6 @@ var signatures = map[string][]string{
 	pointQueue:       {"bio"},
 	pointRemap:       {"bio", "", ""},
 	pointIssue:       {"request"},
-	pointRequeue:     {"request"},
 	pointComplete:    {"request", "", ""},
 	pointBioComplete: {"request_queue", "bio"},
 }
@@ -51,12 +49,10 @@ func readKernel() (*kernel, error) {
 	k.rqOp = r.offset("request", "cmd_flags")
 	k.rqSector = r.offset("request", "__sector")
 	k.rqBytes = r.offset("request", "__data_len")
-	k.rqIn = r.offset("request", "state")
 	k.queueDisk = r.offset("request_queue", "disk")
 	for _, name := range []string{"READ", "WRITE", "FLUSH", "DISCARD", "SECURE_ERASE", "WRITE_ZEROES", "ZONE_APPEND", "DRV_IN"} {
 		k.op[name] = r.constant("REQ_OP_"+name, "req_op", "req_opf")
 	}
-	k.started = r.constant("MQ_RQ_IN_FLIGHT", "mq_rq_state")
 	for point, want := range signatures {
 		r.point(point, want)
 	}

@@ -5,24 +5,21 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"time"
 
 	"platter/block"
 	"platter/cbt"
 )
 
-// Recent returns what was marked in the n generations before the one that goes
-// on.
-func (s *Session) Recent(n int) *cbt.Set {
-	all := s.lastOnes(n)
-	return s.union(all[:len(all)-1])
+// Between returns what was marked in the generations from one number to before
+// another. What is older than the session is not among it.
+func (s *Session) Between(from, to uint64) *cbt.Set {
+	return s.union(slices.DeleteFunc(slices.Clone(s.own), func(g *generation) bool {
+		return g.number() < from || g.number() >= to
+	}))
 }
 
-// Since returns what was marked in generations from number on, the one that
-// goes on included.
-func (s *Session) Since(number uint64) *cbt.Set {
-	return s.union(slices.DeleteFunc(slices.Clone(s.own), func(g *generation) bool { return g.number() < number }))
-}
+// Since is Between from a number to now.
+func (s *Session) Since(from uint64) *cbt.Set { return s.Between(from, s.Number()+1) }
 
 // Number is that of the generation that goes on.
 func (s *Session) Number() uint64 { return s.last().number() }
@@ -33,10 +30,6 @@ func (s *Session) union(members history) *cbt.Set {
 		s.add(set, g)
 	}
 	return set
-}
-
-func (s *Session) lastOnes(n int) history {
-	return s.own[max(0, len(s.own)-1-n):]
 }
 
 // Hold keeps others from beginning generations until release is called, as
@@ -59,11 +52,13 @@ func (s *Session) Hold() (release func() error, err error) {
 	return held.Close, nil
 }
 
-// Residue appends to list what was marked in the generation that goes on and
-// the n before it, and reports whether it had room for all. It allocates
-// nothing. Extents may overlap, and are of the device.
-func (s *Session) Residue(n int, list []block.Extent) (_ []block.Extent, ok bool) {
-	for _, g := range s.lastOnes(n) {
+// Residue appends to list what Since returns, and reports whether it had room
+// for all. It allocates nothing. Extents may overlap, and are of the device.
+func (s *Session) Residue(from uint64, list []block.Extent) (_ []block.Extent, ok bool) {
+	for _, g := range s.own {
+		if g.number() < from {
+			continue
+		}
 		if !g.each(func(e block.Extent) bool {
 			e.Offset -= s.place.Offset
 			end := min(e.End(), s.place.Length)
@@ -105,61 +100,33 @@ func (s *Session) Events() uint64 { return s.last().get(headEvents) }
 // by unseen since the session began.
 func (s *Session) Whole() error { return s.vouch(s.own[:1:1]) }
 
-// A baseline is the balance of requests that went to the driver and came back,
-// at a moment when none was with it: some that came back had gone before the
-// tracer watched.
-type baseline struct {
-	known   bool
-	balance uint64
-}
-
-// Settle tries for a while to find a moment at which nothing is in flight, from
-// which InFlight counts. Where it finds none, InFlight looks on.
-func (s *Session) Settle(d time.Duration) {
-	for end := time.Now().Add(d); !s.base.known && time.Now().Before(end); {
-		if n, _ := s.InFlight(); n == 0 {
-			return
-		}
-		time.Sleep(time.Millisecond)
-	}
-}
-
 // InFlight returns how many writes are on their way to the disk, at least one
-// while that is not known. A write that it counts as landed is marked.
+// with an error. A request counts from when its driver gets it: one that waits
+// before that will be marked when the driver does.
 func (s *Session) InFlight() (int, error) {
 	for _, g := range s.own {
 		if g.get(headAdrift) > 0 {
-			return 1, errors.New("the tracer lost track of what is in flight")
+			return 1, errAdrift
 		}
 	}
-	kernel, err := s.kernelInFlight()
-	if err != nil {
-		return 1, err
+	if !s.place.counts {
+		return 1, errUncounted
 	}
-	if s.place.bios {
-		n, err := s.flights()
-		return max(n, kernel), err
+	if !s.place.bios {
+		return s.kernelInFlight()
 	}
-	before := s.balance()
-	if !s.base.known {
-		again, err := s.kernelInFlight()
-		if err != nil || kernel != 0 || again != 0 || s.balance() != before {
-			return max(1, kernel), err
-		}
-		s.base = baseline{true, before}
+	n, err := s.flights()
+	if err != nil || n > 0 {
+		return max(n, 1), err
 	}
-	if n := int(int64(before - s.base.balance)); n != 0 {
-		return max(n, -n), nil
-	}
-	return kernel, nil
+	return s.kernelInFlight()
 }
 
-func (s *Session) balance() (n uint64) {
-	for _, g := range s.own {
-		n += g.get(headIssued) - g.get(headDone)
-	}
-	return n
-}
+var (
+	errAdrift    = errors.New("the tracer lost track of what is in flight")
+	errUncounted = errors.New("the kernel does not count what is in flight: echo 1 > /sys/block/DISK/queue/iostats")
+	errInFlight  = errors.New("read what is in flight: not two numbers")
+)
 
 // flights counts the bios that were queued for the disk and are not done.
 func (s *Session) flights() (n int, err error) {
@@ -198,5 +165,3 @@ func (s *Session) kernelInFlight() (int, error) {
 	}
 	return value, nil
 }
-
-var errInFlight = errors.New("read what is in flight: not two numbers")

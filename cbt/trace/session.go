@@ -22,9 +22,8 @@ type Session struct {
 	place    place
 	consumer consumerKey
 	began    string
-	kept     history // what was there when the session began
-	own      history // what it began, the last of which the programs write to
-	base     baseline
+	kept     history  // what was there when the session began
+	own      history  // what it began, the last of which the programs write to
 	inFlight *os.File // of the disk, in sysfs
 	text     [64]byte // of that
 }

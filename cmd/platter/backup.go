@@ -18,7 +18,8 @@ func runBackup(ctx context.Context, c *call, args []string) error {
 	defer done()
 	reports, err := job.Backup(ctx, env, job.BackupOptions{
 		Devices: args, Volume: c.opts.volume, Tags: c.opts.tags, Tracker: c.opts.tracker, Ways: ways(), Live: c.opts.live,
-		AllowUnreadable: c.opts.allowUnreadable, ReplaceDevice: c.opts.replaceDevice, DryRun: c.opts.dryRun,
+		RepositoryOnDevice: c.opts.onDevice,
+		AllowUnreadable:    c.opts.allowUnreadable, ReplaceDevice: c.opts.replaceDevice, DryRun: c.opts.dryRun,
 		LimitRead: c.opts.limitRead,
 	})
 	c.term.clear()

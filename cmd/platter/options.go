@@ -46,6 +46,7 @@ type options struct {
 	tags            []string
 	tracker         string
 	live            bool
+	onDevice        bool
 	allowUnreadable bool
 	replaceDevice   bool
 
@@ -249,6 +250,10 @@ func backupFlags() []flag {
 				names.kind = "NAME"
 				return names
 			},
+		},
+		{
+			"repository-on-device", "", "image a device that is in use though the repository lies on it", "",
+			func(o *options) pflag.Value { return toggle(&o.onDevice) },
 		},
 		{
 			"live", "", "image a device that is in use; the image is marked fuzzy", "",

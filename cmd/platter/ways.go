@@ -4,8 +4,10 @@ import (
 	"platter/block/snapshot"
 	"platter/block/snapshot/lvm"
 	"platter/cbt"
+	"platter/cbt/live"
 	"platter/cbt/thick"
 	"platter/cbt/thin"
+	"platter/cbt/trace"
 	"platter/internal/job"
 )
 
@@ -16,10 +18,12 @@ func ways() job.Ways {
 		Views: []snapshot.Provider{
 			lvm.Thin{},
 			lvm.Thick{},
+			live.New(trace.DefaultDir),
 		},
 		Trackers: []cbt.Opener{
 			thin.Opener{},
 			thick.Opener{},
+			live.Opener{},
 		},
 	}
 }

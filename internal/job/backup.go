@@ -234,6 +234,9 @@ func (r *run) device(ctx context.Context, s *subject) (*BackupReport, error) {
 		return nil, fmt.Errorf("back up %s: %w", s.path, err)
 	}
 	report := &BackupReport{Image: m, DryRun: r.opts.DryRun}
+	if err := r.settle(ctx, s, tracker, report); err != nil {
+		return nil, fmt.Errorf("back up %s: %w", s.path, err)
+	}
 	if s.parent != nil {
 		report.Parent = s.parent.ID.String()
 	}

@@ -184,6 +184,9 @@ func (r *run) take(ctx context.Context, s *subject, w way) (snapshot.View, error
 	if w.provider == nil {
 		return snapshot.OpenDirect(s.path, r.opts.Live)
 	}
+	if err := r.checkSelf(s, w); err != nil {
+		return nil, err
+	}
 	ctx, cancel := context.WithTimeout(ctx, takeLimit)
 	defer cancel()
 	return w.provider.Take(ctx, s.device, snapshot.Options{

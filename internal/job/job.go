@@ -72,6 +72,9 @@ type BackupOptions struct {
 	ReplaceDevice   bool  // allow another device under a known volume name
 	DryRun          bool  // read and compare, store nothing
 	LimitRead       int64 // bytes per second, 0 for none
+	// RepositoryOnDevice allows a device that is in use to be imaged to a
+	// repository that lies on it.
+	RepositoryOnDevice bool
 	// Sources replaces opening Devices, for tests; one for each device.
 	Sources []block.Source
 }
@@ -92,7 +95,8 @@ type BackupReport struct {
 	Parent   string          `json:"parent,omitempty"` // image compared with, hex
 	Elapsed  time.Duration   `json:"elapsed_ns"`
 	DryRun   bool            `json:"dry_run,omitempty"`
-	Segments int             `json:"segments"` // new ones
+	Frozen   time.Duration   `json:"frozen_ns,omitempty"` // that filesystems stood still, at most
+	Segments int             `json:"segments"`            // new ones
 }
 
 // RestoreOptions say which image to write where.

@@ -29,6 +29,7 @@ func Table() []Layer {
 
 		{"cbt", "block block/snapshot", "what changed since a generation"},
 		{"cbt/...", "cbt block/...", "one tracker each"},
+		{"cbt/live", "cbt cbt/trace block/...", "views of what nothing holds still, made by a tracker"},
 
 		{"image", "block", "what a backup is: block ID, map, manifest"},
 		{"image/store", "", "where objects live"},
