@@ -55,6 +55,9 @@ func TestScripts(t *testing.T) {
 			if name == "root" {
 				return os.Getuid() == 0, nil
 			}
+			if name == "trace" {
+				return haveTrace(t), nil
+			}
 			return false, fmt.Errorf("no condition %q", name)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){

@@ -49,8 +49,10 @@ file. The first image reads and stores everything but zeros; each later one
 stores only the blocks that changed. Every image is whole: it can be restored,
 and deleted, without the others.
 
-A device that is mounted read-write or in use below LVM, md or swap is refused:
-image a snapshot of it, or say --live.`,
+A disk or partition that is in use is copied while it is written to, then what
+was written is copied again, and at the end its filesystems stand still for a
+moment: the image is of that moment. This needs root and a kernel that can be
+traced; without, a device in use is refused, or imaged as it changes with --live.`,
 			"platter backup /dev/sda\nplatter backup --volume db1/root --tag before-upgrade /dev/vg0/root-snapshot", backupFlags(), runBackup,
 		},
 		{
@@ -200,6 +202,26 @@ PLATTER_NEW_PASSWORD_FILE or PLATTER_NEW_PASSWORD_COMMAND.`,
 			"catalog rebuild", "", "care", "make the catalog anew from the repository",
 			"Makes the catalog anew from segments and manifests. Nothing is lost with a\ncatalog but time.",
 			"platter catalog rebuild", nil, runCatalogRebuild,
+		},
+		{
+			"tracker run", "[DEVICE...]", "care", "start the tracer of raw disks",
+			`Starts the tracer: programs in the kernel that mark what is written to disks,
+so that backups of disks with nothing underneath read only what changed. It goes
+on when this command ends, and until a reboot; docs/tracking.md has the systemd
+unit. With the tracer running, this has it watch more disks.
+
+It watches the disks that the DEVICEs are on, or all disks of the machine.`,
+			"platter tracker run\nplatter tracker run /dev/sda /dev/nvme0n1", nil, runTrackerRun,
+		},
+		{
+			"tracker status", "", "care", "show what the tracer watches",
+			"Shows the disks that the tracer watches, what that costs, and whether their\nhistory is good.",
+			"platter tracker status\nplatter tracker status --json", nil, runTrackerStatus,
+		},
+		{
+			"tracker stop", "", "care", "stop the tracer",
+			"Stops the tracer and ends the history of every disk: the next image of each is\ncompared in full.",
+			"platter tracker stop", nil, runTrackerStop,
 		},
 		{
 			"completion", "SHELL", "care", "print a completion script for bash, zsh or fish",
