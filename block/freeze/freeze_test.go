@@ -34,7 +34,7 @@ func freezeAndWait(dir string) {
 	if err == nil {
 		err = f.Freeze()
 	}
-	fmt.Println("frozen", err)
+	fmt.Println(f.guard.cmd.Process.Pid, "frozen", err)
 	select {}
 }
 
@@ -159,9 +159,15 @@ func TestFreezeEndsWithItsProcess(t *testing.T) {
 			t.Fatal(err)
 		}
 		line, err := bufio.NewReader(out).ReadString('\n')
-		if err != nil || line != "frozen <nil>\n" || !frozen(t, dir) {
-			t.Fatalf("got %q, %v, want it frozen", line, err)
+		var guard int
+		if _, scan := fmt.Sscanf(line, "%d frozen <nil>\n", &guard); err != nil || scan != nil || !frozen(t, dir) {
+			t.Fatalf("got %q, %v, %v, want it frozen", line, err, scan)
 		}
+		watching, err := unix.PidfdOpen(guard, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(watching)
 		if err := cmd.Process.Kill(); err != nil {
 			t.Fatal(err)
 		}
@@ -171,6 +177,10 @@ func TestFreezeEndsWithItsProcess(t *testing.T) {
 		}
 		if frozen(t, dir) {
 			t.Fatal("it is frozen still")
+		}
+		// It has the directory open until it ends.
+		if _, err := unix.Poll([]unix.PollFd{{Fd: int32(watching), Events: unix.POLLIN}}, -1); err != nil {
+			t.Fatal(err)
 		}
 	})
 }

@@ -9,7 +9,7 @@ import (
 
 	"platter/block"
 	"platter/cbt"
-	"platter/cbt/live"
+	passes "platter/cbt/live"
 )
 
 // errSelf means that a repository lies on the device that is to be imaged
@@ -21,7 +21,7 @@ var errSelf = errors.New("the repository lies on it, and each pass would copy wh
 // to that device.
 func (r *run) checkSelf(s *subject, w way) error {
 	place := r.env.Repo.Store.Location()
-	if w.method() != live.Method || r.opts.RepositoryOnDevice || !filepath.IsAbs(place) {
+	if w.method() != passes.Method || r.opts.RepositoryOnDevice || !filepath.IsAbs(place) {
 		return nil
 	}
 	carries, err := block.Carries(s.path, place)
@@ -52,4 +52,14 @@ func (r *run) settle(ctx context.Context, s *subject, t cbt.Tracker, report *Bac
 		return fmt.Errorf("mark the history of tracker %s: %w", t.Name(), err)
 	}
 	return nil
+}
+
+// trustOwn lets the next pass rely on what this run has stored. No pass is
+// under way.
+func (r *run) trustOwn() {
+	for _, w := range []*segmentWriter{r.data, r.pages} {
+		for _, id := range w.own {
+			r.usable[id] = true
+		}
+	}
 }

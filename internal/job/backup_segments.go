@@ -41,10 +41,10 @@ type segmentWriter struct {
 	uploads sync.WaitGroup
 	err     error
 
-	stored   []repo.Attested // segments, since whoever uses them took them last
-	count    int
-	payload  int64 // encoded bytes of records
-	overhead int64 // all other bytes of the segments
+	stored   []repo.Attested   // segments, since whoever uses them took them last
+	own      []image.SegmentID // all that were stored
+	payload  int64             // encoded bytes of records
+	overhead int64             // all other bytes of the segments
 }
 
 // filling is a segment being filled.
@@ -213,7 +213,7 @@ func (w *segmentWriter) upload(f *filling) error {
 	for i := range footer.Records {
 		delete(w.pending, footer.Records[i].ID)
 	}
-	w.count++
+	w.own = append(w.own, footer.ID)
 	w.stored = append(w.stored, repo.Attested{Segment: footer.ID, Digest: footer.Digest})
 	w.payload += f.payload
 	w.overhead += footer.Size - f.payload
@@ -243,7 +243,7 @@ func (w *segmentWriter) failed() bool {
 func (w *segmentWriter) totals() totals {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return totals{w.payload, w.overhead, w.count}
+	return totals{w.payload, w.overhead, len(w.own)}
 }
 
 // bytes counts the encoded bytes so far, those of the open segment included.

@@ -90,6 +90,7 @@ func (r *run) converge(ctx context.Context, view snapshot.View, first *pass) err
 		if err := r.flush(); err != nil {
 			return err
 		}
+		r.trustOwn()
 		src, again, end, err := v.Pass(ctx)
 		if err != nil {
 			return err
