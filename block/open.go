@@ -39,6 +39,10 @@ type Observer interface {
 	// opened, as far as the kernel's counters and the file's times tell;
 	// otherwise an error that says what was seen.
 	Still() error
+	// Moment names what the device held when it was opened: whoever opens it
+	// again and gets the same name reads the same bytes. It is false where
+	// nothing proves that. Still says whether it was so until the end.
+	Moment() (name string, proven bool)
 }
 
 func (s system) open(path string, opts OpenOptions) (*source, error) {

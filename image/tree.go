@@ -82,3 +82,50 @@ func (t *Tree) emit(level int, p *Page) (ID, Location, error) {
 	}
 	return t.Emit(level, p)
 }
+
+// A Subtree is a whole part of a map: a page and all below it.
+type Subtree struct {
+	Level int      `json:"level"`
+	ID    ID       `json:"id"`
+	At    Location `json:"at"` // a hint
+}
+
+// Blocks returns how many blocks the Spine spans.
+func (t *Tree) Blocks() (n int64) {
+	for level, filled := range t.filled {
+		n += int64(filled) * PageBlocks(level)
+	}
+	return n
+}
+
+// Spine returns what there is of the map so far, from left to right, as the
+// fewest subtrees: another Tree that takes them in order is where this one is.
+func (t *Tree) Spine() (list []Subtree) {
+	for level := t.levels - 2; level >= 0; level-- {
+		for n := range t.filled[level] {
+			list = append(list, Subtree{level, t.pages[level].Entries[n], t.pages[level].Hints[n]})
+		}
+	}
+	return list
+}
+
+// Span returns how many blocks subtrees hold, one after the other from the
+// first block on, or an error where no Tree for so many blocks has such a
+// Spine.
+func Span(list []Subtree, blocks int64) (span int64, err error) {
+	var filled [MaxLevels]int
+	top := Levels(blocks) - 1
+	last := top - 1
+	for _, s := range list {
+		if s.Level < 0 || s.Level > last || filled[s.Level] == PageEntries-1 {
+			return 0, fmt.Errorf("a subtree of level %d in the spine of a map of %d levels: %w", s.Level, top+1, ErrCorrupt)
+		}
+		filled[s.Level]++
+		last = s.Level
+		span += PageBlocks(s.Level)
+	}
+	if span >= blocks {
+		return 0, fmt.Errorf("subtrees of %d blocks, of %d: %w", span, blocks, ErrCorrupt)
+	}
+	return span, nil
+}

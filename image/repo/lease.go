@@ -98,7 +98,10 @@ func (h *Holder) Valid() bool {
 func (h *Holder) Release(ctx context.Context) {
 	h.stop()
 	<-h.done
-	h.drop(context.WithoutCancel(ctx))
+	// Where the store is gone: a lease runs out by itself.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	defer cancel()
+	h.drop(ctx)
 }
 
 func (h *Holder) keep(ctx context.Context, ticks <-chan time.Time) {

@@ -46,6 +46,12 @@ func (r *run) each(ctx context.Context) ([]*BackupReport, error) {
 	var problems []error
 	for i := range r.opts.count() {
 		report, err := r.one(ctx, i)
+		if errors.Is(err, errCollected) && ctx.Err() == nil {
+			r.env.warn("%v: once more, under a new lease", err)
+			if err = r.restart(ctx); err == nil {
+				report, err = r.one(ctx, i)
+			}
+		}
 		if err != nil {
 			problems = append(problems, err)
 			if ctx.Err() != nil || r.broken() {
@@ -104,6 +110,7 @@ type run struct {
 	damaged map[image.ID]bool
 	ruined  map[image.SegmentID]bool
 	trust   *trust
+	resumed int64 // bytes of devices, taken over from earlier runs' checkpoints
 }
 
 const (
@@ -150,6 +157,20 @@ func (r *run) begin(ctx context.Context) (err error) {
 		r.data = newSegmentWriter(ctx, r.env, segment.Data, r.id, 2, segmentSize(r.env.Memory))
 		r.pages = newSegmentWriter(ctx, r.env, segment.Pages, r.id, 2, pageSegment)
 	}
+	return nil
+}
+
+// restart begins anew under a new lease, as a run of the same set.
+func (r *run) restart(ctx context.Context) error {
+	r.end(ctx)
+	set := r.set
+	*r = run{env: r.env, opts: r.opts}
+	fresh, err := beginRun(ctx, r.env, r.opts)
+	if err != nil {
+		return err
+	}
+	*r = *fresh
+	r.set = set
 	return nil
 }
 
@@ -229,11 +250,11 @@ func (r *run) device(ctx context.Context, s *subject) (*BackupReport, error) {
 	if err != nil {
 		return nil, fmt.Errorf("back up %s: %w", s.path, err)
 	}
-	before := r.stored()
+	before, resumed := r.stored(), r.resumed
 	if err := r.image(ctx, s.view, m, s.parent, changed); err != nil {
 		return nil, fmt.Errorf("back up %s: %w", s.path, err)
 	}
-	report := &BackupReport{Image: m, DryRun: r.opts.DryRun}
+	report := &BackupReport{Image: m, DryRun: r.opts.DryRun, Resumed: r.resumed - resumed}
 	if err := r.settle(ctx, s, tracker, report); err != nil {
 		return nil, fmt.Errorf("back up %s: %w", s.path, err)
 	}
@@ -247,6 +268,7 @@ func (r *run) device(ctx context.Context, s *subject) (*BackupReport, error) {
 		if err := r.commit(ctx, m); err != nil {
 			return nil, fmt.Errorf("back up %s: %w", s.path, err)
 		}
+		r.forgetCheckpoint(ctx, m.Volume)
 		r.keepHistory(ctx, tracker, m)
 	}
 	report.Elapsed = time.Since(start)
@@ -392,6 +414,8 @@ func (p *pass) do(ctx context.Context) error {
 		src: p.src, size: m.Size, blockSize: int64(m.BlockSize), changed: p.changed, parent: r.parentMap(p.parent),
 		perChunk: max(1, chunkSize/m.BlockSize), steps: steps, chunks: chunks, counts: p.counts,
 	}
+	marks := r.checkpoints(p)
+	pl.spine, pl.from = marks.resume(ctx, pl.parent)
 	im := &imager{
 		env: r.env, src: p.src, size: m.Size, blockSize: int64(m.BlockSize), sector: max(512, m.Device.LogicalSector),
 		opts: r.opts, data: r.data, usable: r.usable, damaged: r.damaged, counts: p.counts, pool: r.pool,
@@ -406,11 +430,12 @@ func (p *pass) do(ctx context.Context) error {
 		group.Go(func() error { return im.work(ctx, chunks) })
 	}
 	group.Go(func() (err error) {
-		mp := &mapper{env: r.env, pages: r.pages, hasher: r.env.Repo.Hasher(), codec: r.env.Repo.Codec(), ctx: ctx, usable: r.usable, damaged: r.damaged}
+		mp := &mapper{env: r.env, pages: r.pages, hasher: r.env.Repo.Hasher(), codec: r.env.Repo.Codec(), ctx: ctx, usable: r.usable, damaged: r.damaged, marks: marks}
 		m.Root, m.RootAt, err = mp.build(m.Blocks(), steps)
 		return err
 	})
 	err := group.Wait()
+	marks.end()
 	p.unreadable = append(p.unreadable, im.unreadable...)
 	return err
 }

@@ -214,6 +214,7 @@ type mapper struct {
 	leaf    *leaf // being stored
 	usable  map[image.SegmentID]bool
 	damaged map[image.ID]bool
+	marks   *checkpoints
 }
 
 // build takes steps in order and returns the root.
@@ -230,6 +231,7 @@ func (m *mapper) build(blocks int64, steps <-chan step) (root image.ID, at image
 		if err != nil {
 			return root, at, err
 		}
+		m.marks.offer(tree)
 	}
 	if err := m.ctx.Err(); err != nil {
 		return root, at, context.Cause(m.ctx)

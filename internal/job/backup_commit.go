@@ -14,11 +14,23 @@ import (
 	"platter/image/store"
 )
 
+// errCollected: what the run stands on was taken away while its lease had run
+// out.
+var errCollected = errors.New("what the image stands on was collected while this run's lease was not renewed")
+
 // commit makes the image exist, then proves that nobody took away what it
 // stands on while it was being made.
 func (r *run) commit(ctx context.Context, m *image.Manifest) error {
 	// From here on an interrupt comes too late: the last steps are short.
-	ctx = context.WithoutCancel(ctx)
+	ctx, done := lingering(ctx)
+	defer done()
+	if !r.holder.Valid() {
+		// The run may have been taken for dead, as when the store was out of
+		// reach for long. Nobody is to see an image that is not whole.
+		if err := r.secure(ctx, m); err != nil {
+			return fmt.Errorf("%w: %w", errCollected, err)
+		}
+	}
 	name, err := r.env.Repo.Commit(ctx, m)
 	if errors.Is(err, store.ErrNotDurable) {
 		// The manifest may or may not be there: the image is made again under
@@ -30,7 +42,7 @@ func (r *run) commit(ctx context.Context, m *image.Manifest) error {
 		return err
 	}
 	if err := r.secure(ctx, m); err != nil {
-		err = fmt.Errorf("%w: the image is withdrawn, run the backup again", err)
+		err = fmt.Errorf("%w: %w: the image is withdrawn", errCollected, err)
 		return errors.Join(err, r.env.Repo.Forget(ctx, name, "withdrawn: "+err.Error()))
 	}
 	return r.env.Catalog.PutManifest(ctx, name, m)

@@ -50,6 +50,9 @@ type planner struct {
 	steps     chan<- step
 	chunks    chan<- chunk
 	counts    *counters
+	// What an earlier run did of this very map, and the bytes that it spans.
+	spine []image.Subtree
+	from  int64
 
 	// The first ranges that end after where the walk is: of what may hold data,
 	// and of what may have changed. Both begin at size when there is none.
@@ -62,6 +65,14 @@ func (p *planner) walk(ctx context.Context) error {
 	if blocks == 0 {
 		return nil
 	}
+	for _, s := range p.spine {
+		length := image.PageBlocks(s.Level) * p.blockSize
+		p.counts.known.Add(length)
+		p.counts.done.Add(length)
+		if err := p.send(ctx, step{level: s.Level, id: s.ID, at: s.At}); err != nil {
+			return err
+		}
+	}
 	return p.subtree(ctx, image.Levels(blocks)-1, 0)
 }
 
@@ -71,6 +82,12 @@ func (p *planner) subtree(ctx context.Context, level int, index int64) error {
 	span := image.PageBlocks(level) * p.blockSize
 	e := block.Extent{Offset: index * span}
 	e.Length = min(span, p.size-e.Offset)
+	if e.End() <= p.from {
+		return nil // of the spine
+	}
+	if e.Offset < p.from {
+		return p.below(ctx, level, index)
+	}
 	if err := p.seek(e.Offset); err != nil {
 		return err
 	}
@@ -88,6 +105,11 @@ func (p *planner) subtree(ctx context.Context, level int, index int64) error {
 	if level == 0 {
 		return p.leaf(ctx, index)
 	}
+	return p.below(ctx, level, index)
+}
+
+// below deals with the pages below one.
+func (p *planner) below(ctx context.Context, level int, index int64) error {
 	below := image.PageBlocks(level-1) * p.blockSize
 	for i := range int64(image.PageEntries) {
 		n := index*image.PageEntries + i

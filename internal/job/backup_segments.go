@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -38,7 +40,7 @@ type segmentWriter struct {
 	mu      sync.Mutex
 	open    *filling
 	pending map[image.ID]*stored
-	uploads sync.WaitGroup
+	storing map[*filling]bool // sealed, and not durable yet
 	err     error
 
 	stored   []repo.Attested   // segments, since whoever uses them took them last
@@ -54,6 +56,7 @@ type filling struct {
 	began   time.Duration // by the machine's uptime
 	pages   []*image.Page // of a page segment, record by record
 	payload int64
+	stored  chan struct{} // closed when all is over
 }
 
 // eachPage is the contents of a page segment for the catalog.
@@ -69,7 +72,7 @@ func (f *filling) eachPage(_ context.Context, visit func(record int, p *image.Pa
 func newSegmentWriter(ctx context.Context, env *Env, kind segment.Kind, run [16]byte, buffers, size int) *segmentWriter {
 	w := &segmentWriter{
 		ctx: ctx, repo: env.Repo, catalog: env.Catalog, kind: kind, run: run, size: size,
-		free: make(chan []byte, buffers), pending: map[image.ID]*stored{},
+		free: make(chan []byte, buffers), pending: map[image.ID]*stored{}, storing: map[*filling]bool{},
 	}
 	for range buffers {
 		w.free <- nil
@@ -178,21 +181,33 @@ func (w *segmentWriter) begin() (*filling, error) {
 func (w *segmentWriter) seal() {
 	f := w.open
 	w.open = nil
-	w.uploads.Add(1)
+	f.stored = make(chan struct{})
+	w.storing[f] = true
 	go func() {
-		defer w.uploads.Done()
+		defer close(f.stored)
 		err := w.upload(f)
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		w.err = errors.Join(w.err, err)
+		delete(w.storing, f)
 		w.free <- f.buf
 	}()
+}
+
+// sealOld ends the open segment when it has been open for long.
+func (w *segmentWriter) sealOld() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.open != nil && w.open.Len() > 0 && w.repo.Machine.Uptime()-w.open.began > sealAfter {
+		w.seal()
+	}
 }
 
 // upload makes a segment durable, then known to the catalog.
 func (w *segmentWriter) upload(f *filling) error {
 	// A run that is being stopped keeps what it has: the next one finds it.
-	ctx := context.WithoutCancel(w.ctx)
+	ctx, done := lingering(w.ctx)
+	defer done()
 	data, footer := f.Seal()
 	err := w.repo.Store.Put(ctx, segment.Name(footer.ID), data)
 	if errors.Is(err, store.ErrNotDurable) {
@@ -220,14 +235,18 @@ func (w *segmentWriter) upload(f *filling) error {
 	return nil
 }
 
-// flush stores the open segment and waits until all are durable.
+// flush stores the open segment, and waits until it is durable and all that were
+// sealed before. A store that is gone was waited for long enough.
 func (w *segmentWriter) flush() error {
 	w.mu.Lock()
-	if w.open != nil && w.open.Len() > 0 {
+	if w.open != nil && w.open.Len() > 0 && !errors.Is(w.err, store.ErrUnreachable) {
 		w.seal()
 	}
+	waiting := slices.Collect(maps.Keys(w.storing))
 	w.mu.Unlock()
-	w.uploads.Wait()
+	for _, f := range waiting {
+		<-f.stored
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.err

@@ -75,6 +75,9 @@ type BackupOptions struct {
 	// RepositoryOnDevice allows a device that is in use to be imaged to a
 	// repository that lies on it.
 	RepositoryOnDevice bool
+	// CheckpointEvery is how many bytes of the device a run that dies may have
+	// to read again, 0 for 1 GiB; it is less where they take long.
+	CheckpointEvery int64
 	// Sources replaces opening Devices, for tests; one for each device.
 	Sources []block.Source
 }
@@ -97,6 +100,9 @@ type BackupReport struct {
 	DryRun   bool            `json:"dry_run,omitempty"`
 	Frozen   time.Duration   `json:"frozen_ns,omitempty"` // that filesystems stood still, at most
 	Segments int             `json:"segments"`            // new ones
+	// Resumed bytes of the device were not read: an earlier run had, and the
+	// device has not been written to since.
+	Resumed int64 `json:"resumed_bytes,omitempty"`
 }
 
 // RestoreOptions say which image to write where.
