@@ -79,6 +79,7 @@ golden: ## check that today's code reads every repository of the past
 bench: ## compare with borg, restic, qemu-img, lz4; writes docs/benchmarks.md
 	@.ci/setup bench
 	@go build -trimpath -o bin/platter ./cmd/platter
+	@go build -modfile=internal/tools/go.mod -trimpath -o bin/versitygw github.com/versity/versitygw/cmd/versitygw
 	go run ./internal/bench -platter bin/platter -dir $(BENCH_DIR) -write docs/benchmarks.md
 
 lint: ## go vet, gofumpt, staticcheck

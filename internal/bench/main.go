@@ -22,14 +22,15 @@ import (
 )
 
 type options struct {
-	platter, dir, write, only string
-	rounds                    int
-	disksOnly, huge, many     bool
+	platter, server, dir, write, only string
+	rounds                            int
+	disksOnly, huge, many             bool
 }
 
 func main() {
 	var o options
 	flag.StringVar(&o.platter, "platter", "bin/platter", "the program to measure")
+	flag.StringVar(&o.server, "server", "bin/versitygw", "the server for S3")
 	flag.StringVar(&o.dir, "dir", "", "folder for the disks, which are kept, and for the runs")
 	flag.StringVar(&o.write, "write", "", "page whose figures are replaced (default: standard output only)")
 	flag.StringVar(&o.only, "only", "", "tools to run, separated by commas (default all)")
@@ -63,7 +64,11 @@ func run(ctx context.Context, o options) error {
 		return err
 	}
 	defer os.Remove(c.ballast)
-	r := &runner{dir: o.dir, disks: disks, cache: c, samples: map[string]map[string][]sample{}, say: say}
+	server, err := filepath.Abs(o.server)
+	if err != nil {
+		return err
+	}
+	r := &runner{dir: o.dir, server: server, disks: disks, cache: c, samples: map[string]map[string][]sample{}, say: say}
 	rep := &report{tools: chosen, samples: r.samples, rounds: o.rounds, when: time.Now(), facts: machineFacts(ctx, o.dir)}
 	for _, t := range chosen {
 		rep.facts = append(rep.facts, t.name+": "+tellVersion(ctx, t))

@@ -96,6 +96,11 @@ func (r *report) targets() []target {
 	ratio("full backup, wall", r.wallOf(p, full), r.wallOf(b, full), 0.65, b)
 	ratio("unchanged disk, compared in full, wall", r.wallOf(p, unchanged), r.wallOf(b, unchanged), 0.4, b)
 	ratio("second night, compared in full, wall", r.wallOf(p, second), r.wallOf(b, second), 0.5, b)
+	const remote = "platter s3"
+	ratio("full backup into a bucket, wall", r.wallOf(remote, full), r.wallOf(p, full), 1.25, "the folder")
+	ratio("restore from a bucket, wall", r.wallOf(remote, restore), r.wallOf(p, restore), 1.25, "the folder")
+	ratio("full backup into a bucket, wall", r.wallOf(remote, full), r.wallOf("restic s3", full), 1, "restic")
+	ratio("restore from a bucket, wall", r.wallOf(remote, restore), r.wallOf("restic s3", restore), 1, "restic")
 	peer, fastest := r.fastestRestore()
 	ratio("restore to a sparse file, wall", r.wallOf(p, restore), fastest, 0.3, peer)
 	size("stored for the first image", r.storedAfter(p, full), r.storedAfter(b, full))
@@ -122,7 +127,7 @@ func (r *report) fastestRestore() (name string, best time.Duration) {
 	for _, t := range r.tools {
 		for _, step := range []string{restore, restoreSp} {
 			d := r.wallOf(t.name, step)
-			if t.dedupes && t.name != "platter" && d > 0 && (best == 0 || d < best) {
+			if t.dedupes && !strings.HasPrefix(t.name, "platter") && !t.server && d > 0 && (best == 0 || d < best) {
 				name, best = t.name, d
 			}
 		}
@@ -166,7 +171,7 @@ func (r *report) markdown() string {
 		}
 	}
 	b.WriteString("\n### Commands\n\n| tool | step | command |\n|---|---|---|\n")
-	p := places{first: "NIGHT1", second: "NIGHT2", repo: "DIR/repo", out: "DIR/restored"}
+	p := places{first: "NIGHT1", second: "NIGHT2", repo: "DIR/repo", out: "DIR/restored", url: "http://127.0.0.1:PORT/" + bucket}
 	for _, t := range r.tools {
 		for _, c := range t.start(p) {
 			if c.args[0] != "rm" && c.args[0] != "mkdir" {

@@ -19,6 +19,7 @@ const mib = 1 << 20
 // A runner runs the tools in turn and keeps their samples.
 type runner struct {
 	dir     string
+	server  string // the program of a server for S3
 	disks   workload.Disks
 	cache   *cache
 	samples map[string]map[string][]sample // by tool and step
@@ -38,6 +39,14 @@ func (r *runner) round(ctx context.Context, t tool) error {
 	p := places{
 		first: r.disks.First, second: r.disks.Second,
 		repo: filepath.Join(work, "repo"), out: filepath.Join(work, "out", "restored.raw"),
+	}
+	if t.server {
+		url, stop, err := serve(ctx, r.server, p.repo)
+		if err != nil {
+			return err
+		}
+		defer stop()
+		p.url = url
 	}
 	// Nothing of one round is found again in the next, borg's caches neither.
 	env := append(t.env, "HOME="+work, "XDG_CACHE_HOME="+filepath.Join(work, "cache"), "XDG_CONFIG_HOME="+filepath.Join(work, "config"))

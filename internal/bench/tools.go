@@ -23,6 +23,7 @@ type places struct {
 	first, second string // the disk on both nights
 	repo          string // the tool's repository, a folder of its own
 	out           string // what is restored
+	url           string // of the bucket, for tools that want a server
 }
 
 // A tool is one of the programs that are compared.
@@ -31,6 +32,7 @@ type tool struct {
 	dedupes bool
 	version []string // the command that tells it
 	env     []string
+	server  bool                     // it wants a server for S3 over places.repo
 	start   func(p places) []command // makes an empty repository
 	steps   []step
 }
@@ -61,14 +63,16 @@ func nights(backup func(p places, disk, tag string) command) []step {
 
 // tools returns all of them, platter first.
 func tools(platter string) []tool {
-	return []tool{platterTool(platter), borgTool(), resticTool(), qemuTool(), lz4Tool()}
+	folder := func(p places) string { return p.repo }
+	all := []tool{platterTool(platter, folder), borgTool(), resticTool(folder), qemuTool(), lz4Tool()}
+	return append(all, bucketTools(platter)...)
 }
 
-func platterTool(program string) tool {
+func platterTool(program string, repo func(p places) string) tool {
 	catalog := func(p places) string { return filepath.Join(filepath.Dir(p.repo), "catalog") }
 	back := func(flags ...string) func(p places) command {
 		return func(p places) command {
-			args := []string{program, "restore", "-r", p.repo, "--catalog", catalog(p), "bench/disk", p.out, "--yes"}
+			args := []string{program, "restore", "-r", repo(p), "--catalog", catalog(p), "bench/disk", p.out, "--yes"}
 			return command{args: append(args, flags...)}
 		}
 	}
@@ -79,11 +83,11 @@ func platterTool(program string) tool {
 		start: func(p places) []command {
 			return []command{
 				{args: []string{"rm", "-rf", catalog(p)}},
-				{args: []string{program, "init", "-r", p.repo, "--catalog", catalog(p), "--no-encryption"}},
+				{args: []string{program, "init", "-r", repo(p), "--catalog", catalog(p), "--no-encryption"}},
 			}
 		},
 		steps: append(nights(func(p places, night, tag string) command {
-			return command{link: [2]string{night, disk(p)}, args: []string{program, "backup", disk(p), "-r", p.repo, "--catalog", catalog(p), "--volume", "bench/disk", "--json"}}
+			return command{link: [2]string{night, disk(p)}, args: []string{program, "backup", disk(p), "-r", repo(p), "--catalog", catalog(p), "--volume", "bench/disk", "--json"}}
 		}),
 			step{name: restore, command: back("--no-read-back"), restores: nextDay},
 			step{name: restoreRB, command: back(), restores: nextDay}),
@@ -111,18 +115,18 @@ func borgTool() tool {
 	}
 }
 
-func resticTool() tool {
+func resticTool(repo func(p places) string) tool {
 	return tool{
 		name: "restic", dedupes: true, version: []string{"restic", "version"},
 		env: []string{"RESTIC_PASSWORD=bench"},
 		start: func(p places) []command {
-			return []command{{args: []string{"restic", "-q", "init", "-r", p.repo, "--repository-version", "2"}}}
+			return []command{{args: []string{"restic", "-q", "init", "-r", repo(p), "--repository-version", "2"}}}
 		},
 		steps: append(nights(func(p places, disk, tag string) command {
-			return command{args: []string{"restic", "-q", "-r", p.repo, "backup", "--stdin", "--stdin-filename", "disk.raw", "--tag", tag}, stdin: disk}
+			return command{args: []string{"restic", "-q", "-r", repo(p), "backup", "--stdin", "--stdin-filename", "disk.raw", "--tag", tag}, stdin: disk}
 		}),
 			step{name: restore, restores: nextDay, command: func(p places) command {
-				return command{args: []string{"restic", "-q", "-r", p.repo, "dump", "--tag", "n2", "latest", "/disk.raw"}, stdout: p.out}
+				return command{args: []string{"restic", "-q", "-r", repo(p), "dump", "--tag", "n2", "latest", "/disk.raw"}, stdout: p.out}
 			}}),
 	}
 }
