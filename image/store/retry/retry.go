@@ -102,7 +102,8 @@ func (l *Line) Do(ctx context.Context, what string, f func() error) error {
 			damaged++
 		}
 		pause := pauseAfter(try, why.Wait)
-		if damaged >= maxDamaged || time.Since(began)+pause > l.patience() {
+		// One try alone proves nothing: the machine may have slept meanwhile.
+		if damaged >= maxDamaged || try > 0 && time.Since(began)+pause > l.patience() {
 			return l.giveUp(why, try+1, time.Since(began), err)
 		}
 		l.notify(what, try, err)

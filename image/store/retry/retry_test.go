@@ -124,3 +124,19 @@ func TestServersWishAndContextAreHeeded(t *testing.T) {
 		}
 	})
 }
+
+func TestMachineThatSleptTriesOnceMore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, tries := new(Line), 0
+		err := l.Do(t.Context(), "open", func() error {
+			if tries++; tries == 2 {
+				return nil
+			}
+			time.Sleep(3 * time.Hour)
+			return &Failure{Cause: errGone, Again: true}
+		})
+		if err != nil || tries != 2 {
+			t.Errorf("got %v after %d tries", err, tries)
+		}
+	})
+}

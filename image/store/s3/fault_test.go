@@ -212,3 +212,25 @@ func TestFaultsThatStayNeverPassForSuccess(t *testing.T) {
 	server := s3test.Start(t)
 	everyFault(func(f s3test.Fault) { try(t, server, f, 0, 500*time.Millisecond) })
 }
+
+// "Not there" in answer to a DELETE comes from something else than the server:
+// whether the object has gone, a look at it tells.
+func TestDeleteThatNeverArrivesIsNoSuccess(t *testing.T) {
+	t.Parallel()
+	server := s3test.Start(t)
+	for _, f := range []s3test.Fault{s3test.StaleNotFound, s3test.WordlessNotFound} {
+		proxy := server.Proxy(t)
+		prefix := "delete/" + strings.ReplaceAll(f.String(), " ", "-")
+		direct, s := open(t, server.Config(prefix)), hasty(t, proxy.URL, prefix, 300*time.Millisecond)
+		if err := direct.Put(t.Context(), doomed, content(1)); err != nil {
+			t.Fatal(err)
+		}
+		proxy.Fail(s3test.Rule{Method: "DELETE", Fault: f})
+		if err := s.Delete(t.Context(), doomed); err == nil {
+			t.Errorf("%s: success", f)
+		}
+		if what := holds(t, direct, doomed, content(1)); what != "" {
+			t.Error(what)
+		}
+	}
+}

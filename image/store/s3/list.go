@@ -97,13 +97,18 @@ func (s *Store) Delete(ctx context.Context, name string) error {
 func (s *Store) remove(ctx context.Context, name string) error {
 	err := s.line.Do(ctx, "delete "+name, func() error {
 		var a answer
-		if err := s.core.RemoveObject(a.watch(ctx), s.config.Bucket, s.key(name), minio.RemoveObjectOptions{}); err != nil {
-			return s.failure(err, &a)
-		}
-		if a.status == http.StatusNoContent {
+		err := s.core.RemoveObject(a.watch(ctx), s.config.Bucket, s.key(name), minio.RemoveObjectOptions{})
+		if err == nil && a.status == http.StatusNoContent {
 			return nil
 		}
-		_, err := s.stat(ctx, name)
+		if err != nil {
+			if err = s.failure(err, &a); !errors.Is(err, store.ErrNotFound) {
+				return err
+			}
+		}
+		// Something else may have answered: S3 says of no object that it is not
+		// there to be deleted.
+		_, err = s.stat(ctx, name)
 		if err == nil {
 			err = &retry.Failure{Cause: fmt.Errorf("%s: said to be deleted, and is still there (status %d)", s.Location(), a.status), Again: true}
 		}
