@@ -63,6 +63,7 @@ func taleSteps() []taleStep {
 		{"third backup", func(s *tale) error { return s.backup(s.b, s.a) }},
 		{"prune", (*tale).prune},
 		{"collect", (*tale).collect},
+		{"collect what was moved", (*tale).collect},
 		{"last backup", func(s *tale) error { return s.backup(s.a, s.b) }},
 	}
 }
