@@ -154,7 +154,7 @@ func (s *tale) prune() error {
 }
 
 func (s *tale) collect() error {
-	_, err := Collect(context.Background(), s.env, CollectOptions{MaxDelete: 1})
+	_, err := Collect(context.Background(), s.env, CollectOptions{MaxDelete: 1, indexFloor: 1})
 	return err
 }
 
