@@ -93,6 +93,17 @@ func Run(t *testing.T, open func(t testing.TB, size int64) Fixture) {
 	}
 }
 
+// Try tells one story by its name, and returns what the tracker did wrong. It
+// is for those who show that a flaw is found.
+func Try(t testing.TB, story string, open func(t testing.TB, size int64) Fixture) error {
+	for _, sc := range scenarios() {
+		if sc.name == story {
+			return sc.try(t, open)
+		}
+	}
+	return fmt.Errorf("there is no story %q", story)
+}
+
 // try returns what the tracker did wrong in the scenario.
 func (sc scenario) try(t testing.TB, open func(t testing.TB, size int64) Fixture) (err error) {
 	// The name is the seed, so that a story is the same in every run.

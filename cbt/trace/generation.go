@@ -42,6 +42,8 @@ const (
 	bodyHistory // random: which generations are of one history
 	bodySeq     // of the disk
 	bodyKey     // of the disk
+	bodyBefore  // nonce of the generation before, or of the last that one took in
+	bodyLast    // nonce of the last generation that this one is
 )
 
 const (
@@ -197,6 +199,6 @@ func (g *generation) swallow(before *generation) {
 		atomic.AddUint64(&g.words[i], before.get(i))
 	}
 	g.words[headMisses], g.words[headWritten] = before.words[headMisses], before.words[headWritten]
-	g.words[headNonce] = before.words[headNonce]
+	g.words[headNonce], g.words[bodyBefore] = before.words[headNonce], before.words[bodyBefore]
 	atomic.StoreUint64(&g.words[headNumber], before.number())
 }

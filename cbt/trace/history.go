@@ -232,6 +232,10 @@ func (t *Tracer) begin(d disk, after *generation, historyID uint64) (*generation
 		}
 	}
 	g.words[headNumber], g.words[headNonce], g.words[headMisses], g.words[bodyHistory] = n, randomWord(), misses, historyID
+	g.words[bodyLast] = g.words[headNonce]
+	if after != nil {
+		g.words[bodyBefore] = after.words[bodyLast]
+	}
 	if err := g.m.Pin(t.generationPin(d.key, n)); err != nil {
 		return nil, errors.Join(fmt.Errorf("pin generation %d of %s: %w", n, d.name, err), g.Close())
 	}

@@ -3,11 +3,13 @@ package trace
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"testing"
+	"unsafe"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
@@ -64,6 +66,7 @@ func present(path string) bool {
 type synced struct {
 	cbttest.Device
 	sync func() error
+	fd   uintptr
 }
 
 func (d synced) WriteAt(p []byte, off int64) (int, error) {
@@ -71,8 +74,21 @@ func (d synced) WriteAt(p []byte, off int64) (int, error) {
 	return n, errors.Join(err, d.sync())
 }
 
-func (d synced) Zero(e block.Extent) error    { return errors.Join(d.Device.Zero(e), d.sync()) }
-func (d synced) Discard(e block.Extent) error { return errors.Join(d.Device.Discard(e), d.sync()) }
+func (d synced) Zero(e block.Extent) error { return errors.Join(d.Device.Zero(e), d.sync()) }
+
+// Discard asks the device itself: what files call punching a hole is zeroing
+// where devices are concerned.
+func (d synced) Discard(e block.Extent) error {
+	span := [2]uint64{uint64(e.Offset), uint64(e.Length)}
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, d.fd, unix.BLKDISCARD, uintptr(unsafe.Pointer(&span)))
+	if errno == unix.EOPNOTSUPP {
+		return fmt.Errorf("discard: %w", errors.ErrUnsupported)
+	}
+	if errno != 0 {
+		return errno
+	}
+	return d.sync()
+}
 
 // A rig is a loop device and the tracer that watches it.
 type rig struct {
@@ -82,13 +98,18 @@ type rig struct {
 	path     string
 	tracer   *Tracer
 	sessions []*Session
+	wrap     func(*Session) cbt.Tracker // nil for none
 }
 
 func (r *rig) fixture(size int64) cbttest.Fixture {
+	if present("/dev/shm") { // where files can have holes, and loop devices discard
+		r.t.Setenv("TMPDIR", "/dev/shm")
+	}
 	d := cbttest.Loop(r.t, size)
 	file := d.(interface {
 		Name() string
 		Sync() error
+		Fd() uintptr
 	})
 	r.path = file.Name()
 	if r.dir == "" {
@@ -97,7 +118,7 @@ func (r *rig) fixture(size int64) cbttest.Fixture {
 	r.tracer = runTest(r.t, r.dir, r.o)
 	r.t.Cleanup(func() { r.end() })
 	return cbttest.Fixture{
-		Device: synced{d, file.Sync}, Open: r.open, Crash: r.crash, Unwatched: r.unwatched, Grain: 4096,
+		Device: synced{d, file.Sync, file.Fd()}, Open: r.open, Crash: r.crash, Unwatched: r.unwatched, Grain: 4096,
 	}
 }
 
@@ -107,18 +128,23 @@ func (r *rig) open(_ context.Context, consumer string) (cbt.Tracker, error) {
 		return nil, err
 	}
 	r.sessions = append(r.sessions, s)
-	return &closing{s, r}, nil
+	tracker := cbt.Tracker(s)
+	if r.wrap != nil {
+		tracker = r.wrap(s)
+	}
+	return &closing{tracker, s, r}, nil
 }
 
 // closing takes a session out of those that a crash would end.
 type closing struct {
-	*Session
-	rig *rig
+	cbt.Tracker
+	session *Session
+	rig     *rig
 }
 
 func (c *closing) Close() error {
-	c.rig.sessions = slices.DeleteFunc(c.rig.sessions, func(s *Session) bool { return s == c.Session })
-	return c.Session.Close()
+	c.rig.sessions = slices.DeleteFunc(c.rig.sessions, func(s *Session) bool { return s == c.session })
+	return c.session.Close()
 }
 
 func (r *rig) end() (err error) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/cilium/ebpf"
 
@@ -161,6 +162,11 @@ func (s *Session) Changed(_ context.Context, since cbt.Generation) (*cbt.Set, er
 	}
 	if len(members) == 0 || members[0].number() != from.Number || members[0].get(headNonce) != from.Nonce {
 		return nil, lost("the tracer does not keep generation %d any more", from.Number)
+	}
+	for i, g := range append(slices.Clone(members[1:]), s.last()) {
+		if g.get(bodyBefore) != members[i].get(bodyLast) {
+			return nil, lost("what came after generation %d is gone", members[i].number())
+		}
 	}
 	if err := s.vouch(members); err != nil {
 		return nil, err
