@@ -54,7 +54,6 @@ func flaws() []flaw {
 		{name: "begins a unit late", story: "edges of extents", edit: before("fine", asm.Add.Imm(asm.R8, 1))},
 		// Where nothing else is written, that nothing is seen gives these away.
 		{name: "ignores discards", story: "seed 3", kernel: func(k *kernel) { k.op["DRV_IN"] = k.op["DISCARD"] }},
-		{name: "ignores zeroes", story: "seed 3", kernel: func(k *kernel) { k.op["DRV_IN"] = k.op["WRITE_ZEROES"] }},
 		{name: "marks later than the view", story: "writes during a run", session: func(s *Session) cbt.Tracker { return &late{s} }},
 		{name: "trusts foreign generations", story: "foreign generation", session: func(s *Session) cbt.Tracker { return &credulous{s} }},
 		{name: "clears what it is asked for", story: "run abandoned", session: func(s *Session) cbt.Tracker { return &forgetful{s} }},
