@@ -20,8 +20,8 @@ import (
 // of old pages go on leading somewhere. It is empty until the first hint that
 // leads nowhere.
 type forwarder struct {
-	limit int64 // bytes
-	once  sync.Mutex
+	limit int64         // bytes
+	turn  chan struct{} // of the one who loads: others wait no longer than their contexts
 	done  bool
 
 	mu    sync.RWMutex
@@ -79,8 +79,12 @@ func (f *forwarder) missing(id image.SegmentID) {
 // load reads the moves, once, as far as memory goes. Those that cannot be read
 // only leave more to look for.
 func (f *forwarder) load(ctx context.Context, r *repo.Repo) error {
-	f.once.Lock()
-	defer f.once.Unlock()
+	select {
+	case f.turn <- struct{}{}:
+		defer func() { <-f.turn }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	if f.done {
 		return nil
 	}
@@ -136,15 +140,11 @@ func (b *batch) scan(ctx context.Context, troubles map[int32]*trouble) error {
 	if known, err := b.fromTable(ctx, want); known || err != nil {
 		return err
 	}
-	var list []segment.Object
-	err := b.reader.repo.Segments(ctx, func(id image.SegmentID, size int64, _ time.Time) error {
-		list = append(list, segment.Object{ID: id, Size: size})
-		return nil
-	})
+	list, err := b.listing(ctx)
 	if err != nil {
 		return fmt.Errorf("look for %d blocks in all segments: %w", len(troubles), err)
 	}
-	table := newTable(b.reader.tableLimit)
+	table := newTable(b.reader.tableLimit, list)
 	err = b.reader.repo.Footers(ctx, list, func(o segment.Object, f *segment.Footer, err error) error {
 		if err != nil {
 			return nil // a damaged one is no place to find anything
@@ -177,6 +177,7 @@ func (b *batch) fromTable(ctx context.Context, want map[image.ID][]*trouble) (kn
 	if table == nil || table.full {
 		return false, nil
 	}
+	missing := false
 	for id, ts := range want {
 		found := false
 		for _, at := range table.find(id) {
@@ -195,22 +196,38 @@ func (b *batch) fromTable(ctx context.Context, want map[image.ID][]*trouble) (kn
 				t.suggest(at)
 			}
 		}
-		// What the scan did not see may have come since, once.
-		if !found && time.Since(table.made) > tableAge {
-			return false, nil
-		}
+		missing = missing || !found
 	}
-	return true, nil
+	if !missing {
+		return true, nil
+	}
+	// What the scan did not see may have come since.
+	list, err := b.listing(ctx)
+	return err == nil && digest(list) == table.listing, err
 }
 
-// tableAge is how long a block that was nowhere is taken to be still nowhere.
-const tableAge = time.Minute
+func (b *batch) listing(ctx context.Context) (list []segment.Object, err error) {
+	err = b.reader.repo.Segments(ctx, func(id image.SegmentID, size int64, _ time.Time) error {
+		list = append(list, segment.Object{ID: id, Size: size})
+		return nil
+	})
+	return list, err
+}
+
+// digest tells two listings apart.
+func digest(list []segment.Object) uint64 {
+	d := xxhash.New()
+	for _, o := range list {
+		_, _ = d.Write(o.ID[:])
+	}
+	return d.Sum64()
+}
 
 // A table is what a scan of all footers saw: where each record is, by a hash of
 // its ID. One that takes more than its limit is given up.
 type table struct {
-	limit    int64 // bytes
-	made     time.Time
+	limit    int64  // bytes
+	listing  uint64 // digest of the segments that were there
 	mu       sync.Mutex
 	segments []image.SegmentID
 	entries  []tableEntry
@@ -224,7 +241,9 @@ type tableEntry struct {
 
 const tableEntrySize = 16
 
-func newTable(limit int64) *table { return &table{limit: limit, made: time.Now()} }
+func newTable(limit int64, list []segment.Object) *table {
+	return &table{limit: limit, listing: digest(list)}
+}
 
 func (t *table) add(f *segment.Footer) {
 	t.mu.Lock()

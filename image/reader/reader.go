@@ -84,7 +84,7 @@ func New(r *repo.Repo, index Index, memory int64) *Reader {
 		pages:   newCache[image.ID](rest/4, func(*image.Page) int64 { return pageMemory }),
 		touched: make(map[uint64]struct{}),
 		// Both stay empty as long as hints lead where they should.
-		forward: forwarder{limit: rest / 2}, tableLimit: rest / 2,
+		forward: forwarder{limit: rest / 2, turn: make(chan struct{}, 1)}, tableLimit: rest / 2,
 	}
 	for range n {
 		rd.workers <- nil // made when first needed
