@@ -36,8 +36,10 @@ type bulk struct {
 
 // addRounds adds segments. step is called after each.
 func (c *Catalog) addRounds(ctx context.Context, repo Repository, list []segment.Object, report *SyncReport, step func()) (err error) {
-	c.write.Lock()
-	defer c.write.Unlock()
+	if err := c.write.take(ctx); err != nil {
+		return err
+	}
+	defer c.write.leave()
 	var mu sync.Mutex // one segment at a time
 	var b *bulk
 	defer func() {

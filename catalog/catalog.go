@@ -14,7 +14,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -78,8 +77,8 @@ type Catalog struct {
 
 	tableOptions sstable.WriterOptions
 
-	write  sync.Mutex // held by whoever changes segments
-	totals totals     // guarded by write
+	write  turn   // of whoever changes segments
+	totals totals // guarded by write
 	keys   atomic.Int64
 }
 
@@ -135,7 +134,7 @@ func create(dir *directory, opts Options) (*Catalog, error) {
 
 // load opens the index that head names.
 func load(dir *directory, opts Options, head head, fresh bool) (*Catalog, error) {
-	c := &Catalog{opts: opts, dir: dir, state: &failure{dir: opts.Dir}}
+	c := &Catalog{opts: opts, dir: dir, state: &failure{dir: opts.Dir}, write: newTurn()}
 	o, release := indexOptions(dir, opts, c.state, fresh)
 	defer release()
 	c.tableOptions = o.MakeWriterOptions(0, o.FormatMajorVersion.MaxTableFormat())

@@ -52,8 +52,10 @@ type checker struct {
 // dropped while it runs.
 func (c *Catalog) Check(ctx context.Context, repo Repository) (CheckReport, error) {
 	start := time.Now()
-	c.write.Lock()
-	defer c.write.Unlock()
+	if err := c.write.take(ctx); err != nil {
+		return CheckReport{}, err
+	}
+	defer c.write.leave()
 	k := &checker{c: c, repo: repo, pages: map[uint32]struct{}{}}
 	err := c.state.get()
 	for _, step := range []func(context.Context) error{k.segments, k.lists, k.pageKeys, k.manifests, k.damage} {

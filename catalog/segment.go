@@ -33,8 +33,10 @@ func (c *Catalog) AddSegment(ctx context.Context, f *segment.Footer, pages PageS
 func (c *Catalog) add(ctx context.Context, f *segment.Footer, pages PageSource, durable bool) error {
 	what := "add segment " + f.ID.String() + " to"
 	entries := entriesOf(f)
-	c.write.Lock()
-	defer c.write.Unlock()
+	if err := c.write.take(ctx); err != nil {
+		return err
+	}
+	defer c.write.leave()
 	if _, err := c.segment(f.ID); !errors.Is(err, ErrNotFound) {
 		return c.state.wrap(what, err)
 	}
@@ -236,8 +238,10 @@ func (c *Catalog) Segments(ctx context.Context, f func(SegmentInfo) error) error
 // DropSegments forgets segments that are gone from the repository, and all
 // that was said of their records. Unknown ones are passed over.
 func (c *Catalog) DropSegments(ctx context.Context, ids []image.SegmentID) error {
-	c.write.Lock()
-	defer c.write.Unlock()
+	if err := c.write.take(ctx); err != nil {
+		return err
+	}
+	defer c.write.leave()
 	for _, id := range ids {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -359,7 +363,7 @@ func (c *Catalog) setTotals(t totals) {
 
 // next returns the number that the next segment gets.
 func (c *Catalog) next() uint32 {
-	c.write.Lock()
-	defer c.write.Unlock()
+	_ = c.write.take(context.Background())
+	defer c.write.leave()
 	return c.totals.next
 }

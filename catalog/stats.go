@@ -28,9 +28,11 @@ func (c *Catalog) Stats(ctx context.Context) (Stats, error) {
 	if err != nil {
 		return s, err
 	}
-	c.write.Lock()
+	if err := c.write.take(ctx); err != nil {
+		return s, err
+	}
 	s.Blocks, s.Pages = c.totals.records, c.totals.pages
-	c.write.Unlock()
+	c.write.leave()
 	err = c.scan(ctx, "sum up", bounds(tagManifest), func(_, _ []byte) error {
 		s.Manifests++
 		return nil

@@ -30,7 +30,7 @@ func (c *Catalog) useFilter(ctx context.Context, rest []pending) ([]pending, err
 	}
 	defer s.build.Unlock()
 	if !s.tried {
-		c.loadFilter()
+		c.loadFilter(ctx)
 	}
 	if s.filter.Load() == nil && asked >= keys/buildShare+buildFloor {
 		if err := c.buildFilter(ctx); err != nil {
@@ -46,9 +46,11 @@ func (c *Catalog) useFilter(ctx context.Context, rest []pending) ([]pending, err
 
 // loadFilter takes the last run's filter if no segment was added since. Any
 // trouble with it only means that there is none.
-func (c *Catalog) loadFilter() {
-	c.write.Lock() // nothing is added between the check and the use
-	defer c.write.Unlock()
+func (c *Catalog) loadFilter(ctx context.Context) {
+	if c.write.take(ctx) != nil {
+		return
+	}
+	defer c.write.leave() // nothing is added between the check and the use
 	s := c.segments
 	s.tried = true
 	f, err := s.file.load(c.totals.next, s.filterLimit)
@@ -69,9 +71,11 @@ func (c *Catalog) buildFilter(ctx context.Context) error {
 	}
 	// Segments added from now on go into it by themselves; those before are
 	// seen by the scan.
-	c.write.Lock() // not in the middle of a segment
+	if err := c.write.take(ctx); err != nil { // not in the middle of a segment
+		return err
+	}
 	s.growing.Store(f)
-	c.write.Unlock()
+	c.write.leave()
 	defer s.growing.Store(nil)
 	err := c.scan(ctx, "scan", bounds(tagBlock), func(key, _ []byte) error {
 		hash, _, _, err := parseBlockKey(key)
