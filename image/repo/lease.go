@@ -69,15 +69,15 @@ func (r *Repo) Acquire(ctx context.Context, kind string, run [16]byte) (*Holder,
 		h.drop(context.WithoutCancel(ctx)) // its object may be there all the same
 		return nil, fmt.Errorf("take lease: %w", err)
 	}
-	// Read again what was condemned while the lease was not there yet.
-	if h.Condemned, err = r.NewestCondemned(ctx); err != nil {
-		h.drop(context.WithoutCancel(ctx))
-		return nil, fmt.Errorf("take lease: %w", err)
-	}
 	keep, stop := context.WithCancel(context.WithoutCancel(ctx))
 	ticks, stopTicks := r.Machine.Tick(LeaseTTL / 4)
 	h.stop = func() { stop(); stopTicks() }
 	go h.keep(keep, ticks)
+	// Read again what was condemned while the lease was not there yet.
+	if h.Condemned, err = r.NewestCondemned(ctx); err != nil {
+		h.Release(ctx)
+		return nil, fmt.Errorf("take lease: %w", err)
+	}
 	return h, nil
 }
 
