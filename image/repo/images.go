@@ -79,6 +79,9 @@ func (r *Repo) checkLine(name string, m *image.Manifest, w keys.Writer) error {
 // tag returns the name of the line that an image belongs to.
 func (r *Repo) tag(m *image.Manifest) string { return r.Keys.VolumeTag(m.Volume, m.Line()) }
 
+// ManifestName returns the name of an image's manifest.
+func (r *Repo) ManifestName(m *image.Manifest) string { return manifestName(r.tag(m), m.Seq) }
+
 // own makes m an image of who writes with these keys.
 func (r *Repo) own(m *image.Manifest) {
 	w := r.Keys.Writer()

@@ -38,8 +38,8 @@ func Verify(ctx context.Context, env *Env, opts VerifyOptions) (*VerifyReport, e
 		return nil, fmt.Errorf("verify the data: %w", keys.ErrNoDataKey)
 	}
 	v := &verifier{env: env, opts: opts, report: &VerifyReport{Scope: scope(opts)}, used: map[image.SegmentID]struct{}{}, broken: map[image.SegmentID]error{}}
-	v.reader = reader.New(env.Repo, v.index(), env.Memory/4)
-	for _, step := range []func(context.Context) error{v.manifests, v.strangers, v.maps, v.segments, v.assess, v.note, v.attest} {
+	v.reader = v.newReader()
+	for _, step := range []func(context.Context) error{v.manifests, v.strangers, v.maps, v.segments, v.gone, v.assess, v.note, v.attest} {
 		if err := step(ctx); err != nil {
 			return nil, fmt.Errorf("verify: %w", err)
 		}
@@ -63,17 +63,19 @@ func scope(opts VerifyOptions) string {
 
 // A verifier is one verification.
 type verifier struct {
-	env    *Env
-	opts   VerifyOptions
-	report *VerifyReport
-	reader *reader.Reader
-	images []*image.Manifest
-	used   map[image.SegmentID]struct{} // that the images' maps point to
-	bad    findings
-	fresh  []*finding                // those of bad that no verification before has noted
-	broken map[image.SegmentID]error // nothing of these can be read
-	trust  *trust                    // nil where these keys attest nothing
-	whole  []repo.Attested           // segments to be attested
+	env      *Env
+	opts     VerifyOptions
+	report   *VerifyReport
+	reader   *reader.Reader
+	images   []*image.Manifest
+	used     map[image.SegmentID]struct{} // that the images' maps point to
+	bad      findings
+	fresh    []*finding                // those of bad that no verification before has noted
+	mapped   int                       // findings of bad that maps made: they come first
+	vanished bool                      // a segment that images need was there, and is not any more
+	broken   map[image.SegmentID]error // nothing of these can be read
+	trust    *trust                    // nil where these keys attest nothing
+	whole    []repo.Attested           // segments to be attested
 }
 
 // maxFindings bounds the damaged records that are kept in memory, and the
@@ -126,6 +128,10 @@ func (places) Page(context.Context, image.ID) (*image.Page, image.Location, erro
 }
 
 var errNoPages = fmt.Errorf("pages are read from the repository")
+
+func (v *verifier) newReader() *reader.Reader {
+	return reader.New(v.env.Repo, v.index(), v.env.Memory/4)
+}
 
 func (v *verifier) index() reader.Index {
 	if v.env.Catalog == nil {

@@ -30,6 +30,7 @@ func whole(m *image.Manifest, n reader.Node) bool {
 // that they name.
 func (v *verifier) maps(ctx context.Context) error {
 	counts, total := new(counters), int64(0)
+	v.report.Pages = 0
 	for _, m := range v.images {
 		total += m.Size
 	}
@@ -73,7 +74,7 @@ func (v *verifier) maps(ctx context.Context) error {
 		advance(&counts.done, before+m.Size)
 	}
 	err := b.flush(ctx)
-	v.report.Segments = len(v.used)
+	v.report.Segments, v.mapped = len(v.used), len(v.bad.list)
 	return err
 }
 

@@ -179,10 +179,11 @@ func (r *reading) segment(ctx context.Context, x suspect) error {
 		}
 		return nil
 	case errors.Is(err, store.ErrNotFound):
-		// Collected meanwhile, unless an image needs it: then it is lost.
-		if _, used := r.v.used[x.id]; used {
-			r.object(name, err)
-		}
+		// Collected meanwhile, unless an image that is still there needs it.
+		_, used := r.v.used[x.id]
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.v.vanished = r.v.vanished || used
 		return nil
 	case reader.Damaged(err):
 		r.object(name, err)
@@ -216,6 +217,9 @@ func (r *reading) records(ctx context.Context, f *segment.Footer) error {
 		}
 		buf := r.in[:(end-start+store.Align-1)&^(store.Align-1)]
 		err := r.v.env.Repo.Store.ReadAt(ctx, segment.Name(f.ID), buf, start)
+		if errors.Is(err, store.ErrNotFound) {
+			return err
+		}
 		for ; n < last; n++ {
 			if ctx.Err() != nil {
 				return ctx.Err()
