@@ -274,7 +274,7 @@ func (r *Repo) Pages(ctx context.Context, f *segment.Footer, visit func(record i
 		return err
 	}
 	c, h := r.Codec(), r.Hasher()
-	buf := make([]byte, 0, window)
+	var buf []byte
 	for first := 0; first < len(f.Records); {
 		last := first
 		start := f.Records[first].Offset

@@ -40,7 +40,7 @@ type imager struct {
 
 // work deals with chunks until there are no more.
 func (m *imager) work(ctx context.Context, chunks <-chan chunk) error {
-	w := &worker{imager: m, hasher: m.env.Repo.Hasher(), codec: m.env.Repo.Codec(), arena: make([]byte, 0, m.pool.BufferSize())}
+	w := &worker{imager: m, hasher: m.env.Repo.Hasher(), codec: m.env.Repo.Codec()}
 	for {
 		select {
 		case c, ok := <-chunks:
@@ -69,6 +69,9 @@ type worker struct {
 }
 
 func (w *worker) chunk(ctx context.Context, c chunk) error {
+	if w.arena == nil {
+		w.arena = make([]byte, 0, w.pool.BufferSize())
+	}
 	buf, err := w.pool.Get(ctx)
 	if err != nil {
 		return err

@@ -1,9 +1,10 @@
 package job
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 
@@ -33,20 +34,45 @@ func Images(ctx context.Context, env *Env, volume string) ([]*image.Manifest, er
 }
 
 func manifests(ctx context.Context, env *Env) ([]*image.Manifest, error) {
-	var names []string
+	known := map[string]*image.Manifest{}
+	if env.Catalog != nil {
+		err := env.Catalog.Manifests(ctx, func(name string, m *image.Manifest) error {
+			known[name] = m
+			return nil
+		})
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		if err != nil {
+			env.warn("%v: reading the images' manifests from the repository", err)
+		}
+	}
+	var all []*image.Manifest
 	err := env.Repo.Manifests(ctx, func(name string) error {
-		names = append(names, name)
+		m := known[name]
+		if m == nil {
+			var err error
+			m, err = env.Repo.Manifest(ctx, name)
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			if errors.Is(err, store.ErrNotFound) {
+				return nil // pruned meanwhile
+			}
+			if err != nil {
+				env.warn("an image is left out, its manifest cannot be read: %v", err)
+				return nil
+			}
+		}
+		all = append(all, m)
 		return nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("list images: %w", err)
 	}
-	found, err := readManifests(ctx, env, names, knownManifests(ctx, env))
-	if err != nil {
-		return nil, err
-	}
-	all := slices.Collect(maps.Values(found))
-	sortManifests(all)
+	slices.SortFunc(all, func(a, b *image.Manifest) int {
+		return cmp.Or(a.Time.Compare(b.Time), cmp.Compare(a.Volume, b.Volume), cmp.Compare(a.Seq, b.Seq))
+	})
 	return all, nil
 }
 

@@ -36,6 +36,13 @@ func New() *Store {
 	return &Store{objects: make(map[string]object), now: Epoch()}
 }
 
+// Clone returns a store of its own with the same objects and clock.
+func (s *Store) Clone() *Store {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return &Store{objects: maps.Clone(s.objects), now: s.now}
+}
+
 // Epoch is when every store's clock starts.
 func Epoch() time.Time { return time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC) }
 
