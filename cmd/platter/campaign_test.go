@@ -347,6 +347,8 @@ func (a *actor) collect() {
 		a.count("gc", "refused")
 	case status == 1 && strings.Contains(out, "lease ran out"):
 		a.count("gc", "lease ran out")
+	case status > 0 && strings.Contains(out, "cannot be read"):
+		a.judge("gc", out)
 	case status > 0:
 		a.unexpected(status, out, args...)
 	}
@@ -359,19 +361,19 @@ func (a *actor) verify() {
 		args = append(args, "--read-data")
 	}
 	status, out := a.play(0, args...)
-	if status > 0 {
-		a.judge(status, out, args)
+	switch {
+	case status == exitDamage:
+		a.judge("verify", out)
+	case status > 0:
+		a.unexpected(status, out, args...)
 	}
 	a.rest(time.Second)
 }
 
-// judge allows damage to images that were pruned and collected meanwhile.
-func (a *actor) judge(status int, out string, args []string) {
-	if status != exitDamage {
-		a.unexpected(status, out, args...)
-		return
-	}
-	a.count("verify", "overtaken")
+// judge allows damage to images that were pruned and collected meanwhile: those
+// that are named and still there must be whole.
+func (a *actor) judge(command, out string) {
+	a.count(command, "overtaken")
 	for _, m := range a.images() {
 		if !strings.Contains(out, m.ID) {
 			continue
@@ -382,7 +384,7 @@ func (a *actor) judge(status int, out string, args []string) {
 			err = cmd.Wait()
 		}
 		if err != nil && a.lists(m.ID) {
-			a.broken("verify: image %s of %s is damaged: %w\n%s\n%s", m.ID, m.Volume, err, tail(&text), out)
+			a.broken("%s: image %s of %s is damaged: %w\n%s\n%s", command, m.ID, m.Volume, err, tail(&text), out)
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -193,14 +194,46 @@ func (r *Repo) Leases(ctx context.Context) (live []Lease, stale []string, err er
 		newest[by] = *l // names are listed in order, so later ones are newer
 		return nil
 	})
+	var dead []string
 	for _, l := range newest {
-		if now.Sub(l.Renewed) > LeaseTTL || r.Machine.Gone(&l) {
+		switch {
+		case now.Sub(l.Renewed) > LeaseTTL:
 			stale = append(stale, l.Name)
-		} else {
+		case r.Machine.Gone(&l):
+			dead = append(dead, l.Name)
+		default:
 			live = append(live, l)
 		}
 	}
-	return live, stale, err
+	if err == nil {
+		err = r.land(ctx, dead)
+	}
+	return live, append(stale, dead...), err
+}
+
+// land waits until what processes asked for that died a moment ago has come to
+// the store: a manifest may be on its way, and what it stands on must not be
+// taken for unused. Whoever lists manifests after leases then sees it.
+func (r *Repo) land(ctx context.Context, dead []string) error {
+	remote, ok := r.Store.(store.Remote)
+	dead = slices.DeleteFunc(slices.Clone(dead), func(name string) bool {
+		_, done := r.landed.Load(name)
+		return done
+	})
+	if !ok || len(dead) == 0 {
+		return nil
+	}
+	timer := time.NewTimer(remote.Flight())
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	for _, name := range dead {
+		r.landed.Store(name, true)
+	}
+	return nil
 }
 
 func (r *Repo) lease(ctx context.Context, o store.Info) (*Lease, error) {

@@ -306,3 +306,33 @@ func TestAcquireReadsTheListAgain(t *testing.T) {
 		t.Errorf("condemned %v, epoch %d; want the segment, and 0", h.Condemned.IDs(), h.Epoch())
 	}
 }
+
+// A distant store is one that requests reach late.
+type distant struct {
+	store.Store
+	waited *atomic.Int64
+}
+
+func (d distant) Flight() time.Duration {
+	d.waited.Add(1)
+	return time.Millisecond
+}
+
+// D17: a process that died may have a manifest on its way. It is waited for,
+// once, before anybody looks at manifests.
+func TestRequestsOfTheDeadAreWaitedFor(t *testing.T) {
+	r, st := newRepo(t)
+	var waited atomic.Int64
+	r.Store = distant{st, &waited}
+	l := r.Machine.Process()
+	l.Run, l.Kind, l.PID, l.Birth = strings.Repeat("ab", 16), LeaseBackup, 1<<22+1, 1 // above what the kernel gives
+	name := putLease(t, r, l, 1)
+	for range 3 {
+		if live, stale := leases(t, r); len(live) != 0 || !slices.Equal(stale, []string{name}) {
+			t.Errorf("live %q, stale %q, want only %q stale", live, stale, name)
+		}
+	}
+	if waited.Load() != 1 {
+		t.Errorf("waited %d times, want once", waited.Load())
+	}
+}

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"platter/image"
@@ -68,6 +69,7 @@ type Repo struct {
 	// Machine is the one that the program runs on; tests put others here.
 	Machine Machine
 	hasher  *image.Hasher
+	landed  *sync.Map // names of leases of the dead that land has waited for
 }
 
 // InitOptions are the choices that a repository keeps for all its life.
@@ -166,7 +168,7 @@ func Unlock(ctx context.Context, st store.Store, c *keys.Credentials) (*Repo, er
 
 // attach makes a Repo of a config and keys that belong together.
 func attach(st store.Store, config Config, d *keys.Domain) (*Repo, error) {
-	r := &Repo{Config: config, Keys: d, Store: st, Machine: thisMachine{}}
+	r := &Repo{Config: config, Keys: d, Store: st, Machine: thisMachine{}, landed: new(sync.Map)}
 	id, err := hex.DecodeString(config.Repository)
 	if err != nil || copy(r.ID[:], id) != len(r.ID) {
 		return nil, fmt.Errorf("%s: config: repository ID %q: %w", st.Location(), config.Repository, image.ErrCorrupt)

@@ -70,3 +70,10 @@ type Store interface {
 	Location() string
 	Close() error
 }
+
+// A Remote store is reached by requests that may have their effect after the
+// process that made them has died.
+type Remote interface {
+	// Flight is for how long at most.
+	Flight() time.Duration
+}

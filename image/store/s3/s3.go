@@ -86,7 +86,14 @@ type Store struct {
 	line      retry.Line
 }
 
-var _ store.Store = (*Store)(nil)
+var (
+	_ store.Store  = (*Store)(nil)
+	_ store.Remote = (*Store)(nil)
+)
+
+// Flight implements store.Remote: a server notices within this that a client
+// has gone, or has done what it asked for.
+func (*Store) Flight() time.Duration { return 30 * time.Second }
 
 // Open opens the store that config describes. The server is not asked: the
 // first operation finds out whether it can be reached.

@@ -68,7 +68,14 @@ type Store struct {
 	dir    *dir.Store
 }
 
-var _ store.Store = (*Store)(nil)
+var (
+	_ store.Store  = (*Store)(nil)
+	_ store.Remote = (*Store)(nil)
+)
+
+// Flight implements store.Remote: a server notices within this that a client
+// has gone, or has done what it asked for.
+func (*Store) Flight() time.Duration { return 30 * time.Second }
 
 // Open opens the store that config describes, whose directory must exist: the
 // error wraps fs.ErrNotExist when it does not.
