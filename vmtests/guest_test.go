@@ -13,9 +13,10 @@ func TestTrackersInAGuest(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts a machine")
 	}
-	guest.Open(t).Test(t, guest.Boot{Disks: []string{guest.Disk(t, 512<<20)}},
+	guest.Open(t).Test(t, guest.Boot{Disks: []string{guest.Disk(t, 512<<20), guest.Disk(t, 64<<20), guest.Disk(t, 64<<20)}},
 		guest.Tests{Package: "platter/cbt/thin", Args: "-test.run='Suite/first'"},
 		guest.Tests{Package: "platter/cbt/thick", Args: "-test.run='Suite/first'"},
+		guest.Tests{Package: "platter/block", Args: "-test.run=Stacked"},
 	)
 }
 

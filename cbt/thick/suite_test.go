@@ -8,6 +8,7 @@ import (
 	"platter/vmtests/volumes"
 )
 
+// D12, D13: on volumes with classic snapshots.
 func TestThickPassesTheSuite(t *testing.T) {
 	g := volumes.NewGroup(t, "suite", "/dev/vda")
 	volumes.Suite(t, g, lvm.Thick{}, thick.Opener{}, g.Thick)

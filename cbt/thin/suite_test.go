@@ -8,6 +8,7 @@ import (
 	"platter/vmtests/volumes"
 )
 
+// D12, D13, D14: on thin volumes of a pool.
 func TestThinPassesTheSuite(t *testing.T) {
 	g := volumes.NewGroup(t, "suite", "/dev/vda")
 	g.Pool("pool", 128<<20)

@@ -82,8 +82,8 @@ type Tests struct {
 	Args    string // such as -test.run Suite
 }
 
-// Test runs tests in one life of a guest. Each package becomes a subtest with
-// the output of its tests. What the guest skips counts as failed: it has all
+// Test runs tests in one life of a guest. Each package becomes a subtest;
+// what its tests say is logged as it comes. What the guest skips counts as failed: it has all
 // that there is to have.
 func (s *System) Test(t *testing.T, b Boot, all ...Tests) {
 	t.Helper()
@@ -99,6 +99,7 @@ func (s *System) Test(t *testing.T, b Boot, all ...Tests) {
 	b.Run += "\n" + script.String()
 	reports := []*report{{}}
 	b.Line = func(line string) bool {
+		t.Log(line)
 		if reports[len(reports)-1].add(line) {
 			reports = append(reports, &report{})
 		}
@@ -108,7 +109,7 @@ func (s *System) Test(t *testing.T, b Boot, all ...Tests) {
 	for i, one := range all {
 		t.Run(path.Base(one.Package), func(t *testing.T) {
 			if i >= len(reports)-1 {
-				t.Fatalf("the guest did not come to the end of %s %s: %v\n%s", one.Package, one.Args, err, reports[len(reports)-1].text.String())
+				t.Fatalf("the guest did not come to the end of %s %s: %v", one.Package, one.Args, err)
 			}
 			reports[i].tell(t)
 		})
@@ -128,7 +129,6 @@ func cloned(m map[string]string) map[string]string {
 
 // A report is what the tests of one package said.
 type report struct {
-	text           strings.Builder
 	passed, failed int
 	skipped        int
 	status         string
@@ -148,13 +148,12 @@ func (r *report) add(line string) bool {
 	case strings.HasPrefix(word, "--- SKIP: "):
 		r.skipped++
 	}
-	fmt.Fprintln(&r.text, line)
 	return false
 }
 
 func (r *report) tell(t *testing.T) {
 	t.Helper()
-	t.Logf("%d passed, %d failed, %d skipped\n%s", r.passed, r.failed, r.skipped, r.text.String())
+	t.Logf("%d passed, %d failed, %d skipped", r.passed, r.failed, r.skipped)
 	if r.status != "0" || r.passed == 0 || r.failed+r.skipped > 0 {
 		t.Errorf("%d passed, %d failed, %d skipped, exit status %s: want all passed, and some", r.passed, r.failed, r.skipped, r.status)
 	}
