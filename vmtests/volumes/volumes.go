@@ -157,7 +157,24 @@ func (f *fixture) device() cbttest.Device {
 		}
 		return errors.Join(err, unix.IoctlSetInt(fd, unix.BLKFLSBUF, 0))
 	})
-	return d
+	return coherent{d}
+}
+
+// A coherent device empties the page cache after what the device cannot do:
+// before it refuses, the kernel makes zeros in the cache that never reach the
+// disk.
+type coherent struct{ cbttest.Device }
+
+func (c coherent) Zero(e block.Extent) error { return c.flush(c.Device.Zero(e)) }
+
+func (c coherent) Discard(e block.Extent) error { return c.flush(c.Device.Discard(e)) }
+
+func (c coherent) flush(err error) error {
+	if err == nil {
+		return nil
+	}
+	fd := int(c.Device.(interface{ Fd() uintptr }).Fd())
+	return errors.Join(err, unix.IoctlSetInt(fd, unix.BLKFLSBUF, 0))
 }
 
 // crash closes what a dying process had open, and leaves all else behind.
