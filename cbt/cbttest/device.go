@@ -24,7 +24,13 @@ type file struct {
 // File returns a regular file of zeros as a Device. It ends with the test.
 func File(t testing.TB, size int64) Device {
 	t.Helper()
-	f, err := os.OpenFile(filepath.Join(t.TempDir(), "device"), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	return FileAt(t, filepath.Join(t.TempDir(), "device"), size)
+}
+
+// FileAt is File, made at path.
+func FileAt(t testing.TB, path string, size int64) Device {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,8 +3,10 @@ package main
 import (
 	"platter/block/snapshot"
 	"platter/block/snapshot/lvm"
+	"platter/block/snapshot/reflink"
 	"platter/cbt"
 	"platter/cbt/live"
+	trackreflink "platter/cbt/reflink"
 	"platter/cbt/thick"
 	"platter/cbt/thin"
 	"platter/cbt/trace"
@@ -18,11 +20,13 @@ func ways() job.Ways {
 		Views: []snapshot.Provider{
 			lvm.Thin{},
 			lvm.Thick{},
+			reflink.New(),
 			live.New(trace.DefaultDir),
 		},
 		Trackers: []cbt.Opener{
 			thin.Opener{},
 			thick.Opener{},
+			trackreflink.New(),
 			live.Opener{},
 		},
 	}

@@ -174,7 +174,9 @@ func (r *run) hold(ctx context.Context, s *subject) error {
 		if w.provider == nil {
 			return err
 		}
-		r.env.warn("%s: no still view by %s: %v", s.path, w.method(), err)
+		if !errors.Is(err, snapshot.ErrUnfit) {
+			r.env.warn("%s: no still view by %s: %v", s.path, w.method(), err)
+		}
 		s.passed = append(s.passed, image.Passed{Way: w.method(), Why: err.Error()})
 	}
 	return r.unheld(s)
