@@ -46,6 +46,8 @@ type Manifest struct {
 	Predecessor Digest `json:"predecessor"`
 
 	Tracker    Tracking       `json:"tracker"`
+	Audit      *Audit         `json:"audit,omitempty"` // of what the tracker vouched for
+	Changes    []Change       `json:"changes,omitempty"`
 	Fuzzy      bool           `json:"fuzzy,omitempty"`      // written to while it was read
 	Unreadable []block.Extent `json:"unreadable,omitempty"` // ranges that could not be read and hold zeros
 	Warnings   []string       `json:"warnings,omitempty"`
@@ -82,6 +84,30 @@ type Tracking struct {
 type Passed struct {
 	Way string `json:"way"` // method of the still view, or tracker
 	Why string `json:"why"`
+}
+
+// An Audit reads, a share a run, what trackers say has not changed. It goes
+// from the device's start to its end within a cycle of 30 days.
+type Audit struct {
+	Since time.Time `json:"since"` // when the cycle began; every block was compared then, or the cycle before ended
+	Done  int64     `json:"done"`  // bytes of the device that had their turn since
+	// What this run read in vain, in bytes, apart from Stats.Read: places that
+	// are read every time, and the share that was due.
+	Canaries int64         `json:"canary_bytes"`
+	Read     int64         `json:"read_bytes"`
+	Took     time.Duration `json:"took_ns"` // of the share
+	// Missed is what had changed although the tracker vouched for it, as far
+	// as it was looked for: then every block was compared.
+	Missed []block.Extent `json:"missed,omitempty"`
+}
+
+// A Change tells how much of a part of the device differs from the image that
+// was compared with.
+type Change struct {
+	Partition int    `json:"partition,omitempty"`  // number, 0 for what lies outside of partitions
+	Name      string `json:"name,omitempty"`       // of the partition
+	Content   string `json:"filesystem,omitempty"` // what the partition or device holds
+	Bytes     int64  `json:"bytes"`                // in whole blocks
 }
 
 // Stats counts what a backup did. All are bytes unless named otherwise.
@@ -125,3 +151,7 @@ func (m *Manifest) Blocks() int64 {
 // Incomplete reports whether the image lacks data or was not read from a
 // still device.
 func (m *Manifest) Incomplete() bool { return m.Fuzzy || len(m.Unreadable) > 0 }
+
+// Missed reports whether a tracker was found to have missed a write. The image
+// is whole; those before, since its last full compare, may lack it.
+func (m *Manifest) Missed() bool { return m.Audit != nil && len(m.Audit.Missed) > 0 }

@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"platter/block"
 )
 
@@ -33,33 +35,47 @@ func NewID() string {
 	return hex.EncodeToString(b[:])
 }
 
-// ThisProcess names this process among all that this machine ever runs, in 8
-// hex digits of the boot, the process ID and its start: 1a2b3c4d-4711-86400.
+// ThisProcess names this process among all that this machine ever runs: 8 hex
+// digits of the boot, the namespace of process IDs, the ID, and its start.
 func ThisProcess() string {
 	start, _ := processStart(os.Getpid())
-	return fmt.Sprintf("%s-%d-%d", boot(), os.Getpid(), start)
+	return fmt.Sprintf("%s-%d-%d-%d", boot(), namespace(), os.Getpid(), start)
 }
 
 // Running reports whether the process of that name is there. What is no name
-// of a process counts as running: nothing is removed on a guess.
+// of a process, and what runs in another namespace, counts as running: nothing
+// is removed on a guess.
 func Running(run string) bool {
 	words := strings.Split(run, "-")
-	if len(words) != 3 {
+	if len(words) != 4 || boot() == "" {
 		return true
 	}
-	pid, err1 := strconv.Atoi(words[1])
-	start, err2 := strconv.ParseUint(words[2], 10, 64)
-	if err1 != nil || err2 != nil || boot() == "" {
+	ns, err1 := strconv.ParseUint(words[1], 10, 64)
+	pid, err2 := strconv.Atoi(words[2])
+	start, err3 := strconv.ParseUint(words[3], 10, 64)
+	if errors.Join(err1, err2, err3) != nil {
 		return true
 	}
 	if words[0] != boot() {
 		return false
+	}
+	if ns != namespace() {
+		return true
 	}
 	now, err := processStart(pid)
 	if errors.Is(err, os.ErrNotExist) {
 		return false
 	}
 	return err != nil || now == start
+}
+
+// namespace returns the number of the namespace that process IDs are of.
+func namespace() uint64 {
+	var st unix.Stat_t
+	if unix.Stat("/proc/self/ns/pid", &st) != nil {
+		return 0
+	}
+	return st.Ino
 }
 
 // boot returns 8 hex digits of this boot's random ID.

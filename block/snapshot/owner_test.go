@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -23,13 +22,17 @@ func TestRunningTellsDeadProcesses(t *testing.T) {
 		t.Fatal(err)
 	}
 	words := strings.Split(me, "-")
+	name := func(boot, ns, pid, start string) string { return strings.Join([]string{boot, ns, pid, start}, "-") }
+	ended := fmt.Sprint(cmd.Process.Pid)
 	for run, want := range map[string]bool{
-		fmt.Sprintf("%s-%d-%s", words[0], cmd.Process.Pid, words[2]): false, // ended
-		fmt.Sprintf("%s-%d-1", words[0], os.Getpid()):                false, // the number was another's before
-		"00000000-" + words[1] + "-" + words[2]:                      false, // of another boot
-		"":                                                           true,
-		"some":                                                       true,
-		words[0] + "-x-" + words[2]:                                  true,
+		name(words[0], words[1], ended, words[3]):      false, // ended
+		name(words[0], words[1], words[2], "1"):        false, // the number was another's before
+		name("00000000", words[1], words[2], words[3]): false, // of another boot
+		name("00000000", "1", ended, "1"):              false,
+		name(words[0], "1", ended, "1"):                true, // of a container, perhaps
+		name(words[0], words[1], "x", words[3]):        true,
+		"":                                             true,
+		"some":                                         true,
 	} {
 		if got := Running(run); got != want {
 			t.Errorf("%q: got %v, want %v", run, got, want)
@@ -70,7 +73,7 @@ func (s *shelf) Remove(_ context.Context, x Snapshot) error {
 // what other consumers keep, and what is in use stays.
 func TestCleanRemovesLeftovers(t *testing.T) {
 	mine, other := Consumer{"a", "h/v"}, Consumer{"b", "h/v"}
-	dead, alive := "00000000-1-1", ThisProcess()
+	dead, alive := "00000000-1-1-1", ThisProcess()
 	p := &shelf{all: []Snapshot{
 		{ID: "base", Tag: mine.Tag(), Run: dead, Kept: true},
 		{ID: "older", Tag: mine.Tag(), Run: dead, Kept: true},

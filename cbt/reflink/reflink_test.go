@@ -29,7 +29,7 @@ func filesystems() map[string][]string {
 const fsSize = 400 << 20
 
 // A crashed run is one of another boot.
-const dead = "00000000-1-1"
+const dead = "00000000-1-1-1"
 
 // open is how a run opens the tracker of a file.
 func open(ctx context.Context, path, consumer string, batch uint32) (*tracker, error) {

@@ -17,7 +17,7 @@ func runBackup(ctx context.Context, c *call, args []string) error {
 	}
 	defer done()
 	reports, err := job.Backup(ctx, env, job.BackupOptions{
-		Devices: args, Volume: c.opts.volume, Tags: c.opts.tags, Tracker: c.opts.tracker, Ways: ways(), Live: c.opts.live,
+		Devices: args, Volume: c.opts.volume, Tags: c.opts.tags, Tracker: c.opts.tracker, Ways: ways(), Audit: c.opts.audit, Live: c.opts.live,
 		RepositoryOnDevice: c.opts.onDevice,
 		AllowUnreadable:    c.opts.allowUnreadable, ReplaceDevice: c.opts.replaceDevice, DryRun: c.opts.dryRun,
 		LimitRead: c.opts.limitRead,
@@ -42,8 +42,17 @@ func (c *call) printBackup(r *job.BackupReport) {
 	}
 	c.term.summaryf("%s: %s, %s in %s\n", m.Volume, what, bytesText(m.Size), tookText(r.Elapsed))
 	c.term.summaryf("  compared %s\n", trackingText(m))
+	for _, p := range m.Tracker.Passed {
+		c.term.summaryf("  not by %s: %s\n", p.Way, p.Why)
+	}
 	c.term.summaryf("  read %s at %s/s: zero %s, unchanged %s, known %s, new %s\n",
 		bytesText(s.Read), bytesText(perSecond(s.Read, r.Elapsed)), bytesText(s.Zero), bytesText(s.Unchanged), bytesText(s.Known), bytesText(s.New))
+	if text := auditText(m); text != "" {
+		c.term.summaryf("  read besides, to prove the tracker: %s\n", text)
+	}
+	if text := changesText(m); text != "" {
+		c.term.summaryf("  differs in %s\n", text)
+	}
 	c.term.summaryf("  stored %s, and %s for maps and footers\n", bytesText(s.Stored), bytesText(s.Overhead))
 	for _, w := range m.Warnings {
 		c.term.notef("platter: %s: %s", m.Volume, w)
@@ -59,6 +68,9 @@ func incomplete(r *job.BackupReport) error {
 		first := m.Unreadable[0]
 		return incompletef("backup %s: %s in %s could not be read, the first at %d; the image holds zeros there",
 			m.Device.Path, bytesText(unreadable(m)), plural(len(m.Unreadable), "range"), first.Offset)
+	case m.Missed():
+		return advise(incompletef("backup %s: a tracker missed a write at %v: this image is right, every block of it was compared", m.Device.Path, m.Audit.Missed[0]),
+			"images made since the last one that compared every block may lack that write; report this, with `platter show --json` of the image")
 	case m.Fuzzy:
 		return advise(incompletef("backup %s: the image is fuzzy: the device was in use while it was read", m.Device.Path),
 			"for a still image, stop what writes to the device, or image a snapshot of it")

@@ -107,8 +107,17 @@ func describe(m *image.Manifest) table {
 	}
 	t.row("size", fmt.Sprintf("%s (%d bytes), %s of %s", bytesText(m.Size), m.Size, plural(m.Blocks(), "block"), formatSize(int64(m.BlockSize))))
 	t.row("compared", trackingText(m))
+	for _, p := range m.Tracker.Passed {
+		t.row("not by "+p.Way, p.Why)
+	}
 	s := m.Stats
 	t.row("read", fmt.Sprintf("%s; zero %s, unchanged %s, known %s, new %s", bytesText(s.Read), bytesText(s.Zero), bytesText(s.Unchanged), bytesText(s.Known), bytesText(s.New)))
+	if text := auditText(m); text != "" {
+		t.row("and to prove", text)
+	}
+	if text := changesText(m); text != "" {
+		t.row("differs in", text)
+	}
 	t.row("stored", fmt.Sprintf("%s, and %s for maps and footers", bytesText(s.Stored), bytesText(s.Overhead)))
 	if m.Fuzzy {
 		t.row("fuzzy", "the device was written to while it was read")

@@ -45,6 +45,7 @@ type options struct {
 	volume          string
 	tags            []string
 	tracker         string
+	audit           string
 	live            bool
 	onDevice        bool
 	allowUnreadable bool
@@ -77,7 +78,7 @@ type options struct {
 func defaults() *options {
 	return &options{
 		repo: filepath.Join(dataDir(), "repo"), memory: 256 * mib, lockWait: 5 * time.Minute, retryFor: retry.DefaultPatience,
-		blockSize: repo.DefaultBlockSize, tracker: "auto", format: job.ExportFormats()[0],
+		blockSize: repo.DefaultBlockSize, tracker: "auto", audit: job.AuditAuto, format: job.ExportFormats()[0],
 		grace: day, minAge: day, maxDelete: 0.5, maxUnused: 0.1,
 	}
 }
@@ -252,11 +253,15 @@ func backupFlags() []flag {
 			},
 		},
 		{
+			"audit", "", "how much else to read, to prove the tracker", "",
+			func(o *options) pflag.Value { return choice(&o.audit, job.AuditAuto, job.AuditFull, job.AuditOff) },
+		},
+		{
 			"repository-on-device", "", "image a device that is in use though the repository lies on it", "",
 			func(o *options) pflag.Value { return toggle(&o.onDevice) },
 		},
 		{
-			"live", "", "image a device that is in use; the image is marked fuzzy", "",
+			"live", "", "image a device in use that has no still view, as fuzzy", "",
 			func(o *options) pflag.Value { return toggle(&o.live) },
 		},
 		{

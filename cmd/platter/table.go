@@ -49,10 +49,16 @@ file. The first image reads and stores everything but zeros; each later one
 stores only the blocks that changed. Every image is whole: it can be restored,
 and deleted, without the others.
 
-A disk or partition that is in use is copied while it is written to, then what
-was written is copied again, and at the end its filesystems stand still for a
-moment: the image is of that moment. This needs root and a kernel that can be
-traced; without, a device in use is refused, or imaged as it changes with --live.`,
+A device in use is imaged from a snapshot of it where one can be taken (logical
+volumes, files on btrfs and XFS), which also tells what changed since the image
+before. Another disk or partition that is in use is copied while it is written
+to, then what was written is copied again, and at the end its filesystems stand
+still for a moment: the image is of that moment. This needs root and a kernel
+that can be traced; without, a device in use is refused, or imaged as it changes
+with --live.
+
+Every run reads a few places again that the tracker calls unchanged, and in 30
+days all of them once.`,
 			"platter backup /dev/sda\nplatter backup --volume db1/root --tag before-upgrade /dev/vg0/root-snapshot", backupFlags(), runBackup,
 		},
 		{

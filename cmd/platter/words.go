@@ -2,10 +2,12 @@ package main
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/dustin/go-humanize"
 
+	"platter/block/snapshot"
 	"platter/image"
 )
 
@@ -63,7 +65,45 @@ func trackingText(m *image.Manifest) string {
 	if m.Tracker.Why != "" {
 		text += " (" + m.Tracker.Why + ")"
 	}
+	if v := m.Tracker.View; v != "" && v != snapshot.Direct {
+		text += ", in a still view by " + v
+	}
 	return text
+}
+
+// auditText says what was read that a tracker had called unchanged.
+func auditText(m *image.Manifest) string {
+	a := m.Audit
+	if a == nil || a.Canaries == 0 && a.Read == 0 {
+		return ""
+	}
+	text := "canaries " + bytesText(a.Canaries)
+	if a.Read > 0 {
+		text += fmt.Sprintf(", audit %s in %s", bytesText(a.Read), tookText(a.Took))
+	}
+	if a.Done > 0 {
+		text += fmt.Sprintf(" (%s of %s since %s)", bytesText(a.Done), bytesText(m.Size), a.Since.Format(time.DateOnly))
+	}
+	return text
+}
+
+// changesText says which parts of the device differ from the image before.
+func changesText(m *image.Manifest) string {
+	var parts []string
+	for _, c := range m.Changes {
+		where := "the device"
+		switch {
+		case c.Partition > 0:
+			where = fmt.Sprintf("partition %d", c.Partition)
+		case m.Device.Table != nil:
+			where = "what is outside of partitions"
+		}
+		if what := strings.TrimSpace(c.Content + " " + c.Name); what != "" {
+			where += " (" + what + ")"
+		}
+		parts = append(parts, fmt.Sprintf("%s: %s", where, bytesText(c.Bytes)))
+	}
+	return strings.Join(parts, ", ")
 }
 
 // tookText is a time that something took.

@@ -86,6 +86,8 @@ func (o *BackupOptions) check() error {
 		return fmt.Errorf("backup: %w: name a device", ErrUsage)
 	case n > 1 && o.Volume != "":
 		return fmt.Errorf("backup: %w: --volume names one volume, and there are %d devices", ErrUsage, n)
+	case !slices.Contains([]string{"", AuditAuto, AuditFull, AuditOff}, o.Audit):
+		return fmt.Errorf("backup: %w: audit %q: want auto, full or off", ErrUsage, o.Audit)
 	case !slices.Contains(o.Ways.Names(), o.tracker()):
 		return fmt.Errorf("backup: %w: tracker %q: want one of %s", ErrUsage, o.Tracker, strings.Join(o.Ways.Names(), ", "))
 	}
@@ -251,7 +253,7 @@ func (r *run) device(ctx context.Context, s *subject) (*BackupReport, error) {
 		return nil, fmt.Errorf("back up %s: %w", s.path, err)
 	}
 	before, resumed := r.stored(), r.resumed
-	if err := r.image(ctx, s.view, m, s.parent, changed); err != nil {
+	if err := r.proven(ctx, s.view, m, s.parent, changed); err != nil {
 		return nil, fmt.Errorf("back up %s: %w", s.path, err)
 	}
 	report := &BackupReport{Image: m, DryRun: r.opts.DryRun, Resumed: r.resumed - resumed}
@@ -365,6 +367,9 @@ func otherDevice(a, b block.Info) bool {
 // manifest's root. When it returns, all that the map needs is durable.
 func (r *run) image(ctx context.Context, view snapshot.View, m, parent *image.Manifest, changed *cbt.Set) error {
 	p := &pass{run: r, src: view, m: m, parent: parent, changed: changed, counts: new(counters)}
+	if parent != nil {
+		p.counts.changes = newChanges(m.Device)
+	}
 	stop := r.env.report("backup", m.Volume, "read", m.Size, p.counts, r.storedBytes)
 	defer stop()
 	if err := p.do(ctx); err != nil {
@@ -391,6 +396,9 @@ func (r *run) image(ctx context.Context, view snapshot.View, m, parent *image.Ma
 	m.Stats = image.Stats{
 		Read: c.read.Load(), Zero: c.zero.Load(), Unchanged: c.unchanged.Load(),
 		Known: c.known.Load(), New: c.fresh.Load(),
+	}
+	if parent != nil {
+		m.Changes = c.changes.list()
 	}
 	return nil
 }

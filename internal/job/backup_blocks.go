@@ -16,6 +16,7 @@ import (
 // counters of a running backup, in bytes.
 type counters struct {
 	done, read, zero, unchanged, known, fresh atomic.Int64
+	changes                                   *changes // from the parent; nil not to count them
 }
 
 // imager reads chunks and finds or stores their blocks. One serves all workers
@@ -131,6 +132,9 @@ func (w *worker) identify(c chunk, buf []byte) {
 		}
 		id := w.hasher.Compare(p, before)
 		c.leaf.page.Entries[n] = id
+		if c.leaf.before != nil && id != before {
+			w.counts.changes.add(block.Extent{Offset: (c.leaf.first + int64(n)) * w.blockSize, Length: int64(len(p))})
+		}
 		switch {
 		case id.IsZero():
 			w.counts.zero.Add(int64(len(p)))

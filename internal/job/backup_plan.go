@@ -177,6 +177,9 @@ func (p *planner) leaf(ctx context.Context, index int64) error {
 			p.counts.unchanged.Add(e.Length)
 			p.counts.done.Add(e.Length)
 		case p.hole(e):
+			if l.before != nil && !l.before.Entries[i].IsZero() {
+				p.counts.changes.add(e)
+			}
 			p.counts.zero.Add(e.Length)
 			p.counts.done.Add(e.Length)
 		default:

@@ -38,7 +38,10 @@ func (r *run) changed(ctx context.Context, t cbt.Tracker, m, parent *image.Manif
 	for _, e := range parent.Unreadable {
 		changed.Add(e)
 	}
-	return changed, nil
+	if why == "" {
+		err = r.suspects(ctx, parent, changed)
+	}
+	return changed, err
 }
 
 // noParent says why an image cannot be tracked from the one before, "" if it
@@ -57,6 +60,8 @@ func noParent(t cbt.Tracker, m, parent *image.Manifest) string {
 		return fmt.Sprintf("the device had %d bytes, and has %d", parent.Size, m.Size)
 	case otherDevice(parent.Device, m.Device):
 		return "another device: " + m.Device.Identity + " in place of " + parent.Device.Identity
+	case parent.Missed():
+		return "the tracker of the image before missed a write"
 	case parent.Tracker.History == "":
 		return "the image before was not tracked"
 	case parent.Tracker.History != t.Name():

@@ -65,6 +65,8 @@ type BackupOptions struct {
 	Tags   []string
 	// Tracker is auto, full or the name of one: then no other will do.
 	Tracker string
+	// Audit is auto, full or off; "" for auto.
+	Audit string
 	// Ways are the still views and trackers there are.
 	Ways            Ways
 	Live            bool  // image a device that is in use and fits no still view, as fuzzy
