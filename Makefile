@@ -66,7 +66,7 @@ fuzz-long: ## the same for FUZZTIME_LONG (10m)
 
 campaign: ## the crash, flip and kill suites at full length (hours)
 	@.ci/setup test
-	PLATTER_TEST_LONG=1 go test -count 1 -timeout 24h ./image/... ./catalog/... ./internal/job/... ./cmd/... ./vmtests/...
+	PLATTER_TEST_LONG=1 go test -count 1 -timeout 24h ./cbt/... ./image/... ./catalog/... ./internal/job/... ./cmd/... ./vmtests/...
 
 vm: ## all rounds in guests: LVM, dm, power cuts (hours)
 	@.ci/setup test

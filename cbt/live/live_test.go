@@ -272,10 +272,13 @@ func TestCopyIsTheFrozenDisk(t *testing.T) {
 		writers int
 	}{{"ext4", 64 << 20, 2}, {"xfs", 320 << 20, 2}, {"btrfs", 160 << 20, 1}} {
 		t.Run(c.kind, func(t *testing.T) {
+			if c.kind != "ext4" && !long() {
+				t.Skip("SKIPPED, only with PLATTER_TEST_LONG=1")
+			}
 			dir := tracerDir(t)
 			machineOf(t, c.kind, c.size, func(m *machine) {
 				m.write(1, c.writers)
-				for range 2 {
+				for range rounds() {
 					var frozen []byte
 					v, image := copyOf(t, dir, m.dev, func() {
 						var err error
@@ -295,6 +298,80 @@ func TestCopyIsTheFrozenDisk(t *testing.T) {
 			})
 		})
 	}
+}
+
+// D52: a database that is written to all the time is whole in every copy.
+func TestDatabasesAreWholeInCopies(t *testing.T) {
+	if _, err := exec.LookPath("sqlite3"); err != nil {
+		t.Skip("SKIPPED, this needs sqlite3: ", err)
+	}
+	dir := tracerDir(t)
+	for _, kind := range []string{"ext4", "xfs"} {
+		if kind != "ext4" && !long() {
+			continue
+		}
+		size := map[string]int64{"ext4": 64 << 20, "xfs": 320 << 20}[kind]
+		machineOf(t, kind, size, func(m *machine) {
+			db := filepath.Join(m.dir, "db")
+			run(t, "sqlite3", db, "create table t(k integer primary key, v blob);")
+			m.writers.Go(func() {
+				for i := 0; !m.stop.Load(); i++ {
+					insert := fmt.Sprintf("pragma journal_mode=%s; insert into t(v) values(randomblob(20000)); delete from t where k %% 3 = %d;",
+						[]string{"wal", "delete"}[i/8%2], i%3)
+					if out, err := exec.Command("sqlite3", db, insert).CombinedOutput(); err != nil {
+						t.Errorf("insert: %v: %s", err, out)
+						return
+					}
+				}
+			})
+			for range rounds() {
+				v, image := copyOf(t, dir, m.dev, nil)
+				defer v.Close()
+				if err := v.Still(); err != nil {
+					t.Fatal(err)
+				}
+				m.whole(kind, image)
+			}
+		})
+	}
+}
+
+// whole checks the filesystem of an image and the database in it.
+func (m *machine) whole(kind string, image []byte) {
+	m.t.Helper()
+	file := filepath.Join(filepath.Dir(m.backing), "image")
+	if err := os.WriteFile(file, image, 0o600); err != nil {
+		m.t.Fatal(err)
+	}
+	defer os.Remove(file)
+	if kind == "ext4" {
+		run(m.t, "e2fsck", "-fn", file)
+	}
+	there, err := os.MkdirTemp("", "platter-there-")
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	defer os.Remove(there)
+	options := map[string]string{"ext4": "loop", "xfs": "loop,nouuid"}[kind]
+	run(m.t, "mount", "-o", options, file, there)
+	out, err := exec.Command("sqlite3", filepath.Join(there, "db"), "pragma integrity_check;").CombinedOutput()
+	run(m.t, "umount", there)
+	if err != nil || string(out) != "ok\n" {
+		m.t.Fatalf("the database in the image: %v: %s", err, out)
+	}
+	if kind == "xfs" {
+		run(m.t, "xfs_repair", "-n", file)
+	}
+}
+
+func long() bool { return os.Getenv("PLATTER_TEST_LONG") != "" }
+
+// rounds is how many copies are made of a machine that is written to.
+func rounds() int {
+	if long() {
+		return 20
+	}
+	return 1
 }
 
 func firstDifference(a, b []byte) int {
