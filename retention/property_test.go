@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -92,7 +93,7 @@ func (q question) ask(t *rapid.T) map[string]Verdict {
 	}
 	byID := make(map[string]Verdict)
 	for i, v := range verdicts {
-		if v.Item != q.images[i] {
+		if !reflect.DeepEqual(v.Item, q.images[i]) {
 			t.Fatalf("verdict %d is about %s, want %s", i, v.ID, q.images[i].ID)
 		}
 		byID[v.ID] = v

@@ -58,6 +58,7 @@ type Item struct {
 	Complete bool   // neither fuzzy nor with unreadable ranges
 	Verified bool   // every byte was read back since it was made, and was right
 	Pinned   string // why a person pinned it; empty if nobody did
+	Tags     []string
 }
 
 // A Verdict says whether an image is kept, and why.

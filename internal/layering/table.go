@@ -51,6 +51,7 @@ func Table() []Layer {
 		{"internal/export/...", "block/... image/... internal/export", "one way to offer it each"},
 
 		{"internal/job/...", underJob, "one run of something"},
+		{"internal/agent/config", "retention", "what the agent is told, read from files"},
 		{"internal/agent/...", underJob + " internal/job/...", "jobs on a schedule, beside the disks"},
 		{"internal/server/...", underJob + " internal/job/...", "the appliance for many agents"},
 
