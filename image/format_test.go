@@ -47,7 +47,7 @@ func TestGoldenRepositoriesAreAsSpecified(t *testing.T) {
 			for name := range d.objects {
 				d.object(name)
 			}
-			for _, kind := range []string{"config", "keys", "segment 1", "segment 2", "images", "leases", "tombstones", "condemned", "damaged"} {
+			for _, kind := range []string{"config", "keys", "segment 1", "segment 2", "images", "leases", "tombstones", "condemned", "damaged", "pins", "verified"} {
 				if d.kinds[kind] == 0 {
 					t.Errorf("no %s", kind)
 				}
@@ -389,18 +389,41 @@ func (d *decoder) object(name string) {
 	case is("leases/" + id + "-[0-9a-f]{8}"):
 		var l struct{ Run, Kind string }
 		d.open(name, "LEAS", &l)
-		d.want(strings.HasPrefix(name, "leases/"+l.Run+"-") && (l.Kind == "backup" || l.Kind == "collect"), "%s: %+v", name, l)
+		d.want(strings.HasPrefix(name, "leases/"+l.Run+"-") && (l.Kind == "backup" || l.Kind == "collect" || l.Kind == "prune"), "%s: %+v", name, l)
 		d.kinds["leases"]++
 	case is("trash/images/" + tag + "/" + seq):
 		var g struct {
 			Image          manifest
+			Object         []byte
 			Digest, Reason string
 		}
 		d.open(name, "TOMB", &g)
 		d.want(name == "trash/"+d.manifestName(g.Image), "%s says it was %d of %q", name, g.Image.Seq, g.Image.Volume)
 		g.Image.digest = g.Digest
 		d.manifests = append(d.manifests, g.Image)
+		d.objects[name[len("trash/"):]] = g.Object
+		var again manifest
+		d.want(d.open(name[len("trash/"):], "MANI", &again) == g.Digest && again.ID == g.Image.ID, "%s holds another manifest", name)
+		delete(d.objects, name[len("trash/"):])
 		d.kinds["tombstones"]++
+	case is("pins/" + id):
+		var p struct {
+			Image, Volume, Reason, By, Time string
+			Seq                             uint64
+		}
+		d.open(name, "PINS", &p)
+		d.want(len(p.Image) == 32 && p.Seq > 0 && p.Volume != "" && p.Reason != "" && p.By != "" && p.Time != "", "%s: %+v", name, p)
+		d.kinds["pins"]++
+	case is("verified/" + id):
+		var v struct {
+			Images []struct{ Image, Structure, Data, Damaged string }
+		}
+		d.open(name, "VERI", &v)
+		d.want(len(v.Images) > 0, "%s: %+v", name, v)
+		for _, c := range v.Images {
+			d.want(len(c.Image) == 32 && c.Data != "", "%s: %+v", name, v)
+		}
+		d.kinds["verified"]++
 	case is("trash/segments/" + seq):
 		var c struct {
 			Epoch    uint64

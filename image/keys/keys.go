@@ -69,6 +69,8 @@ const (
 	KindIndex     = "INDX"
 	KindMoves     = "MOVE"
 	KindAttested  = "ATTE"
+	KindPin       = "PINS"
+	KindVerified  = "VERI"
 )
 
 // anyWriter reports whether objects of a kind are of use from every writer: it

@@ -129,6 +129,9 @@ func (r *Repo) Commit(ctx context.Context, m *image.Manifest) (name string, err 
 		if err != nil {
 			return "", err
 		}
+		if len(object) > maxManifest {
+			return "", fmt.Errorf("commit image of %s: a manifest of %d bytes, at most %d fit into its tombstone one day", m.Volume, len(object), maxManifest)
+		}
 		err = r.Store.Put(ctx, name, object)
 		if errors.Is(err, store.ErrExists) {
 			continue // another run of this volume took the number
@@ -237,7 +240,8 @@ const tombstones = "trash/images/"
 // A Tombstone says that an image was pruned, and keeps its manifest.
 type Tombstone struct {
 	Image  image.Manifest `json:"image"`
-	Digest image.Digest   `json:"digest"` // of the manifest's object
+	Object []byte         `json:"object,omitempty"` // the manifest's object as it was, for Revive
+	Digest image.Digest   `json:"digest"`           // of the manifest's object
 	Reason string         `json:"reason"`
 	Time   time.Time      `json:"time"` // by the store's clock
 }
@@ -256,12 +260,16 @@ func (r *Repo) Forget(ctx context.Context, name, reason string) error {
 	if !r.buries(r.Keys.Writer(), m) {
 		return fmt.Errorf("forget %s, of writer %.16s: %w", name, m.Writer, keys.ErrRights)
 	}
+	whole, err := r.Store.Get(ctx, name, keys.MaxObject)
+	if err != nil {
+		return fmt.Errorf("forget %s: %w", name, err)
+	}
 	now, err := r.Store.Now(ctx)
 	if err != nil {
 		return err
 	}
 	grave := graveName(tag, seq)
-	object, _, err := r.Keys.Seal(keys.KindTombstone, grave, Tombstone{Image: *m, Digest: digest, Reason: reason, Time: now.UTC()})
+	object, _, err := r.Keys.Seal(keys.KindTombstone, grave, Tombstone{Image: *m, Object: whole, Digest: digest, Reason: reason, Time: now.UTC()})
 	if err != nil {
 		return err
 	}

@@ -23,6 +23,7 @@ const LeaseTTL = 20 * time.Minute
 const (
 	LeaseBackup  = "backup"
 	LeaseCollect = "collect"
+	LeasePrune   = "prune"
 )
 
 // A Lease says who is writing to or collecting a repository. Each renewal is a

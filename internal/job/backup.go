@@ -101,9 +101,11 @@ type run struct {
 	id     [16]byte
 	set    string
 	holder *repo.Holder // nil in a dry run
-	data   *segmentWriter
-	pages  *segmentWriter
-	pool   *block.Pool
+	// revives: the run brings an image back, instead of making one.
+	revives bool
+	data    *segmentWriter
+	pages   *segmentWriter
+	pool    *block.Pool
 	// usable are the segments that blocks can be relied on in: there, to be
 	// trusted, and not condemned, when the run began.
 	usable map[image.SegmentID]bool

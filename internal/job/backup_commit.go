@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	"platter/catalog"
@@ -55,7 +56,7 @@ func (r *run) commit(ctx context.Context, m *image.Manifest) error {
 // and lists manifests afresh before it deletes. So this finds work only where
 // a lease ran out, as on a machine that slept.
 func (r *run) secure(ctx context.Context, m *image.Manifest) error {
-	condemned, whole, err := r.env.Repo.CondemnedSince(ctx, m.Epoch)
+	condemned, whole, err := r.env.Repo.CondemnedSince(ctx, r.holder.Epoch())
 	if err != nil {
 		return err
 	}
@@ -63,15 +64,22 @@ func (r *run) secure(ctx context.Context, m *image.Manifest) error {
 	if len(condemned) == 0 && whole && r.holder.Valid() {
 		return nil
 	}
-	there, known := map[image.SegmentID]bool{}, r.holder.Condemned.IDs()
-	err = r.env.Repo.Segments(ctx, func(id image.SegmentID, _ int64, _ time.Time) error {
-		there[id] = !condemned[id] && !known[id] && !r.ruined[id]
+	maps.Copy(condemned, r.holder.Condemned.IDs())
+	return r.reclaim(ctx, m, condemned)
+}
+
+// reclaim stores again what an image uses of segments that are gone, condemned
+// or not to be trusted. An image that is brought back uses what it always did,
+// trusted or not: of that only what is condemned has to be stored again.
+func (r *run) reclaim(ctx context.Context, m *image.Manifest, condemned map[image.SegmentID]bool) error {
+	there, good := map[image.SegmentID]bool{}, map[image.SegmentID]bool{}
+	err := r.env.Repo.Segments(ctx, func(id image.SegmentID, _ int64, _ time.Time) error {
+		there[id] = !condemned[id] && !r.ruined[id]
 		return nil
 	})
 	if err != nil {
 		return err
 	}
-	good := map[image.SegmentID]bool{}
 	err = r.env.Catalog.Segments(ctx, func(s catalog.SegmentInfo) error {
 		good[s.ID] = there[s.ID] && r.trust.usable(s.Writer, s.Moved, s.ID, s.Digest)
 		return nil
@@ -81,6 +89,9 @@ func (r *run) secure(ctx context.Context, m *image.Manifest) error {
 	}
 	if err := r.distrust(ctx, good); err != nil {
 		return err
+	}
+	if r.revives {
+		good = there
 	}
 	return r.rescue(ctx, m, good)
 }
@@ -151,13 +162,15 @@ func (r *run) keep(ctx context.Context, rd *reader.Reader, w *segmentWriter, id 
 }
 
 // copy stores a record again as it is, checked as far as the footer goes: so it
-// is taken only from segments whose footers are to be trusted.
+// is taken only from segments whose footers are to be trusted, or of an image
+// that is brought back, after its content was proven.
 func (r *run) copy(ctx context.Context, rd *reader.Reader, w *segmentWriter, id image.ID, at image.Location, p *image.Page) error {
 	f, err := rd.Footer(ctx, at.Segment)
 	if err != nil {
 		return err
 	}
-	if !r.trust.usable(f.Writer, f.Moved, f.ID, f.Digest) {
+	trusted := r.trust.usable(f.Writer, f.Moved, f.ID, f.Digest)
+	if !trusted && !r.revives {
 		return fmt.Errorf("block %s at %s: its writer %.16s is not to be trusted: %w", id, at, f.Writer, image.ErrCorrupt)
 	}
 	if int(at.Record) >= len(f.Records) || f.Records[at.Record].ID != id {
@@ -168,6 +181,11 @@ func (r *run) copy(ctx context.Context, rd *reader.Reader, w *segmentWriter, id 
 	if err := r.env.Repo.Store.ReadAt(ctx, segment.Name(at.Segment), payload, rec.Offset); err != nil {
 		return err
 	}
+	if !trusted && p == nil {
+		if err := r.prove(ctx, f, int(at.Record), payload); err != nil {
+			return err
+		}
+	}
 	m, err := f.Move(int(at.Record), payload)
 	if err != nil {
 		return err
@@ -177,4 +195,19 @@ func (r *run) copy(ctx context.Context, rd *reader.Reader, w *segmentWriter, id 
 		return nil
 	}
 	return w.move(s, m, p)
+}
+
+// prove makes sure that the payload of a block is what its ID says.
+func (r *run) prove(ctx context.Context, f *segment.Footer, n int, payload []byte) error {
+	if err := r.env.Repo.Unlock(ctx, f); err != nil {
+		return err
+	}
+	plain := make([]byte, f.Records[n].Plain)
+	if err := f.Decode(r.env.Repo.Codec(), plain, payload, n); err != nil {
+		return err
+	}
+	if id := f.Records[n].ID; r.env.Repo.Hasher().Block(plain) != id {
+		return fmt.Errorf("%s: record %d does not hold block %s: %w", segment.Name(f.ID), n, id, image.ErrCorrupt)
+	}
+	return nil
 }

@@ -117,8 +117,12 @@ func exhibitIn(t *testing.T, env *Env, unlock *keys.Credentials) *exhibit {
 	if err := env.Repo.NoteDamage(ctx, []image.ID{f.Records[0].ID}, []image.Location{{Segment: f.ID}}); err != nil {
 		t.Fatal(err)
 	}
-	keep(a)
+	last := keep(a)
 	keep(b)
+	mustPin(t, env, PinOptions{Image: last.ID.String(), Reason: "an exhibit", By: "test@host"})
+	if err := env.Repo.NoteChecks(ctx, []repo.Check{{Image: last.ID, Data: last.Time}}, func(repo.Check) bool { return false }); err != nil {
+		t.Fatal(err)
+	}
 	name := "leases/" + strings.Repeat("ab", 16) + "-00000001"
 	lease := repo.Lease{Run: strings.Repeat("ab", 16), Kind: repo.LeaseBackup, Host: "elsewhere", Boot: "boot", PID: 1}
 	object, _, err := env.Repo.Keys.Seal(keys.KindLease, name, lease)
@@ -138,7 +142,7 @@ func exhibitIn(t *testing.T, env *Env, unlock *keys.Credentials) *exhibit {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for prefix, n := range map[string]int{"config": 1, "keys/": 1, "segments/": 6, "images/": 6, "leases/": 1, "trash/images/": 2, "trash/segments/": 1, "trash/damaged/": 1} {
+	for prefix, n := range map[string]int{"config": 1, "keys/": 1, "segments/": 6, "images/": 6, "leases/": 1, "trash/images/": 2, "trash/segments/": 1, "trash/damaged/": 1, "pins/": 1, "verified/": 1} {
 		if got := len(x.names(prefix)); got < n {
 			t.Fatalf("%d objects %s, want %d or more: %q", got, prefix, n, x.names(""))
 		}

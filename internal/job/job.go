@@ -183,12 +183,17 @@ type VerifyReport struct {
 	Elapsed   time.Duration `json:"elapsed_ns"`
 }
 
-// PruneOptions say which images to keep; see retention.Policy.
+// PruneOptions say which images to keep; see retention.Rule.
 type PruneOptions struct {
-	Policy  retention.Policy
-	Volumes []string       // none for all
-	Zone    *time.Location // of the calendar rules; nil for this machine's
-	DryRun  bool
+	Policy retention.Policy // of all images, where there are no Rules
+	Rules  []retention.Rule
+	// MaxDelete is the largest share of a volume's images that one run may
+	// forget, MaxCount the largest number of all; 0 for any.
+	MaxDelete float64
+	MaxCount  int
+	Volumes   []string       // none for all
+	Zone      *time.Location // of the calendar rules; nil for this machine's
+	DryRun    bool
 }
 
 // PruneReport gives a verdict on every image looked at.
@@ -197,6 +202,7 @@ type PruneReport struct {
 	Kept     int            `json:"kept"`
 	Dropped  int            `json:"dropped"`
 	DryRun   bool           `json:"dry_run,omitempty"`
+	Refused  bool           `json:"refused,omitempty"` // it was too many: nothing was forgotten
 }
 
 // A PruneVerdict says why an image is kept or dropped.

@@ -42,7 +42,7 @@ func find(all []*image.Manifest, host, spec string) (*image.Manifest, error) {
 	case volume != "" && !dated:
 		return newest(all, volume, time.Time{}), nil
 	case volume != "":
-		before, err := parseMoment(at)
+		before, err := ParseMoment(at)
 		if err != nil {
 			return nil, fmt.Errorf("find image %q: %w", spec, err)
 		}
@@ -132,9 +132,9 @@ func byPrefix(all []*image.Manifest, spec string) (*image.Manifest, error) {
 	return nil, fmt.Errorf("find image %q: ambiguous: %s", spec, strings.Join(list, "; "))
 }
 
-// parseMoment returns the first moment that is after what s says: a date means
+// ParseMoment returns the first moment that is after what s says: a date means
 // its whole day, a time of day its whole minute or second.
-func parseMoment(s string) (time.Time, error) {
+func ParseMoment(s string) (time.Time, error) {
 	if t, err := time.Parse(time.RFC3339Nano, s); err == nil {
 		if t.Nanosecond() != 0 {
 			return t.Add(1), nil

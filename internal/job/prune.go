@@ -2,53 +2,55 @@ package job
 
 import (
 	"context"
+	"crypto/rand"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
 
 	"platter/image"
+	"platter/image/repo"
 	"platter/retention"
 )
 
-// Prune forgets the images that a policy does not keep, volume by volume. The
-// space they took is given back by Collect.
+// ErrTooMany means that a prune would have forgotten more than it may.
+var ErrTooMany = errors.New("more than one prune may forget")
+
+// Prune forgets the images that no rule keeps, volume by volume. The space
+// they took is given back by Collect.
+//
+// It takes a lease before it reads pins, so that who pins an image knows of
+// prunes that may not have seen that. Where more would go than may, nothing
+// does, and the report comes with ErrTooMany.
 func Prune(ctx context.Context, env *Env, opts PruneOptions) (*PruneReport, error) {
+	var holder *repo.Holder
+	if !opts.DryRun {
+		var run [16]byte
+		rand.Read(run[:])
+		var err error
+		if holder, err = env.Repo.Acquire(ctx, repo.LeasePrune, run); err != nil {
+			return nil, fmt.Errorf("prune: %w", err)
+		}
+		defer holder.Release(ctx)
+	}
 	if err := env.sync(ctx); err != nil {
 		return nil, err
 	}
-	volumes, names, err := opts.volumes(ctx, env)
+	report, names, err := opts.judge(ctx, env)
 	if err != nil {
 		return nil, err
 	}
-	now, err := env.Repo.Store.Now(ctx)
-	if err != nil {
-		return nil, err
-	}
-	// Images are dated by the clocks of those who made them, here most often.
-	if here := env.Repo.Machine.Now(); here.After(now) {
-		now = here
-	}
-	report := &PruneReport{DryRun: opts.DryRun}
-	zone := opts.Zone
-	if zone == nil {
-		zone = time.Local
-	}
-	for _, volume := range sortedKeys(volumes) {
-		verdicts, err := retention.Apply(opts.Policy, items(volumes[volume]), now, zone)
-		if err != nil {
-			return nil, fmt.Errorf("prune %s: %w: %w", volume, err, ErrUsage)
-		}
-		for _, v := range verdicts {
-			report.add(volume, v)
-		}
-	}
-	if opts.DryRun {
-		return report, nil
+	if err := opts.bound(report); err != nil || opts.DryRun {
+		report.Refused = err != nil
+		return report, err
 	}
 	for _, v := range report.Verdicts {
 		if v.Keep {
 			continue
+		}
+		if !holder.Valid() {
+			return report, errors.New("prune: the lease ran out: run it again")
 		}
 		name := names[v.Image]
 		if err := env.Repo.Forget(ctx, name, v.Reason); err != nil {
@@ -59,6 +61,85 @@ func Prune(ctx context.Context, env *Env, opts PruneOptions) (*PruneReport, erro
 		}
 	}
 	return report, nil
+}
+
+// judge gives a verdict on every image, and returns the manifest name of each.
+func (o *PruneOptions) judge(ctx context.Context, env *Env) (*PruneReport, map[string]string, error) {
+	volumes, names, err := o.volumes(ctx, env)
+	if err != nil {
+		return nil, nil, err
+	}
+	notes, err := ReadNotes(ctx, env)
+	if err != nil {
+		return nil, nil, fmt.Errorf("prune: %w: nothing is forgotten while nobody knows what is to be kept", err)
+	}
+	now, err := env.Repo.Store.Now(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	// Images are dated by the clocks of those who made them, here most often.
+	if here := env.Repo.Machine.Now(); here.After(now) {
+		now = here
+	}
+	rules, zone := o.Rules, o.Zone
+	if len(rules) == 0 {
+		rules = []retention.Rule{{Policy: o.Policy}}
+	}
+	if zone == nil {
+		zone = time.Local
+	}
+	report := &PruneReport{DryRun: o.DryRun}
+	for _, volume := range sortedKeys(volumes) {
+		for _, line := range lines(volumes[volume]) {
+			verdicts, err := retention.ApplyRules(rules, volume, items(line, notes), now, zone)
+			if err != nil {
+				return nil, nil, fmt.Errorf("prune %s: %w: %w", volume, err, ErrUsage)
+			}
+			for _, v := range verdicts {
+				report.add(volume, v)
+			}
+		}
+	}
+	return report, names, nil
+}
+
+// lines parts the images of a volume by who makes them: each line has numbers
+// of its own, and what one of them holds is no reason to drop another's.
+func lines(images []*image.Manifest) (list [][]*image.Manifest) {
+	by := map[string][]*image.Manifest{}
+	for _, m := range images {
+		by[m.Line()] = append(by[m.Line()], m)
+	}
+	for _, line := range sortedKeys(by) {
+		list = append(list, by[line])
+	}
+	return list
+}
+
+// bound refuses to forget more than may be.
+func (o *PruneOptions) bound(r *PruneReport) error {
+	all, dropped := map[string]int{}, map[string]int{}
+	for _, v := range r.Verdicts {
+		all[v.Volume]++
+		if !v.Keep {
+			dropped[v.Volume]++
+		}
+	}
+	var over []string
+	for _, volume := range sortedKeys(dropped) {
+		if o.MaxDelete > 0 && float64(dropped[volume]) > o.MaxDelete*float64(all[volume]) {
+			over = append(over, fmt.Sprintf("%d of the %d images of %s", dropped[volume], all[volume], volume))
+		}
+	}
+	switch {
+	case o.MaxCount > 0 && r.Dropped > o.MaxCount:
+		over = []string{fmt.Sprintf("%d images", r.Dropped)}
+	case len(over) == 0:
+		return nil
+	case len(over) > 5:
+		over = append(over[:5], fmt.Sprintf("and of %d volumes more", len(over)-5))
+	}
+	return fmt.Errorf("prune: the rules would forget %s: %w at once, so none is forgotten", strings.Join(over, ", "), ErrTooMany)
 }
 
 // volumes returns the images to judge by volume, and the manifest name of each
@@ -85,10 +166,13 @@ func (o *PruneOptions) volumes(ctx context.Context, env *Env) (map[string][]*ima
 	return volumes, names, nil
 }
 
-func items(images []*image.Manifest) []retention.Item {
+func items(images []*image.Manifest, notes *Notes) []retention.Item {
 	list := make([]retention.Item, len(images))
 	for i, m := range images {
-		list[i] = retention.Item{ID: m.ID.String(), Seq: m.Seq, Time: m.Time, Complete: !m.Incomplete()}
+		list[i] = retention.Item{
+			ID: m.ID.String(), Seq: m.Seq, Time: m.Time, Tags: m.Tags, Complete: !m.Incomplete(),
+			Verified: !notes.Verified(m.ID).IsZero(), Pinned: notes.pinned(m.ID),
+		}
 	}
 	return list
 }

@@ -26,7 +26,8 @@ import (
 // whole.
 //
 // Damaged records are noted in the repository and the catalog, so that the
-// next backup stores those blocks again. With damage the report comes with an
+// next backup stores those blocks again. What was found of each image is
+// recorded in the repository too. With damage the report comes with an
 // error wrapping ErrDamaged; any other error means that verification itself
 // was cut short.
 func Verify(ctx context.Context, env *Env, opts VerifyOptions) (*VerifyReport, error) {
@@ -37,9 +38,12 @@ func Verify(ctx context.Context, env *Env, opts VerifyOptions) (*VerifyReport, e
 	if (opts.ReadData || opts.Subset > 0) && !env.Repo.Keys.CanRead() {
 		return nil, fmt.Errorf("verify the data: %w", keys.ErrNoDataKey)
 	}
-	v := &verifier{env: env, opts: opts, report: &VerifyReport{Scope: scope(opts)}, used: map[image.SegmentID]struct{}{}, broken: map[image.SegmentID]error{}}
-	v.reader = v.newReader()
-	for _, step := range []func(context.Context) error{v.manifests, v.strangers, v.maps, v.segments, v.gone, v.assess, v.note, v.attest} {
+	v := newVerifier(env, opts)
+	var err error
+	if v.began, err = env.Repo.Store.Now(ctx); err != nil {
+		return nil, fmt.Errorf("verify: %w", err)
+	}
+	for _, step := range []func(context.Context) error{v.manifests, v.strangers, v.maps, v.segments, v.gone, v.assess, v.note, v.attest, v.record} {
 		if err := step(ctx); err != nil {
 			return nil, fmt.Errorf("verify: %w", err)
 		}
@@ -49,6 +53,12 @@ func Verify(ctx context.Context, env *Env, opts VerifyOptions) (*VerifyReport, e
 		return v.report, fmt.Errorf("verify: %w: places: %d", ErrDamaged, n)
 	}
 	return v.report, nil
+}
+
+func newVerifier(env *Env, opts VerifyOptions) *verifier {
+	v := &verifier{env: env, opts: opts, report: &VerifyReport{Scope: scope(opts)}, used: map[image.SegmentID]struct{}{}, broken: map[image.SegmentID]error{}}
+	v.reader = v.newReader()
+	return v
 }
 
 func scope(opts VerifyOptions) string {
@@ -70,6 +80,7 @@ type verifier struct {
 	images   []*image.Manifest
 	used     map[image.SegmentID]struct{} // that the images' maps point to
 	bad      findings
+	began    time.Time                 // by the store's clock
 	fresh    []*finding                // those of bad that no verification before has noted
 	mapped   int                       // findings of bad that maps made: they come first
 	vanished bool                      // a segment that images need was there, and is not any more
