@@ -113,7 +113,7 @@ func (c *call) execute(ctx context.Context, args []string) error {
 
 // start completes the flags and runs one command.
 func (c *call) start(cmd *cobra.Command, row command, args []string) error {
-	if err := c.fromEnvironment(cmd.Flags()); err != nil {
+	if err := c.fromEnvironment(cmd.Flags(), append(globalFlags(), row.flags...)); err != nil {
 		return err
 	}
 	c.term.json, c.term.quiet, c.term.verbose = c.opts.json, c.opts.quiet, c.opts.verbose
@@ -122,8 +122,8 @@ func (c *call) start(cmd *cobra.Command, row command, args []string) error {
 }
 
 // fromEnvironment sets the flags that the command line left alone.
-func (c *call) fromEnvironment(set *pflag.FlagSet) error {
-	for _, f := range globalFlags() {
+func (c *call) fromEnvironment(set *pflag.FlagSet, flags []flag) error {
+	for _, f := range flags {
 		v, ok := os.LookupEnv(f.env)
 		if f.env == "" || !ok || v == "" || set.Changed(f.name) {
 			continue

@@ -69,7 +69,7 @@ func commandNames() []string {
 func (c *call) volumes(cmd *cobra.Command) []string {
 	ctx, cancel := context.WithTimeout(cmd.Context(), completionTime)
 	defer cancel()
-	if c.fromEnvironment(cmd.Flags()) != nil {
+	if c.fromEnvironment(cmd.Flags(), globalFlags()) != nil {
 		return nil
 	}
 	c.term.asks = false

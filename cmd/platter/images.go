@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"platter/image"
+	"platter/image/repo"
 	"platter/internal/job"
 )
 
@@ -33,6 +34,9 @@ type imageLine struct {
 	Unchanged  int64     `json:"unchanged_bytes"`
 	New        int64     `json:"new_bytes"`
 	Stored     int64     `json:"stored_bytes"` // with its share of maps and footers
+
+	Pins     []repo.Pin  `json:"pins,omitempty"`
+	Verified *repo.Check `json:"verified,omitempty"` // what verifications found, and when
 }
 
 func lineOf(m *image.Manifest) imageLine {
@@ -48,33 +52,115 @@ func lineOf(m *image.Manifest) imageLine {
 	return l
 }
 
+// imageNotes are the pins and verifications of images, as far as they can be
+// read: to show them.
+func (c *call) imageNotes(ctx context.Context, env *job.Env) *job.Notes {
+	n, err := job.ReadNotes(ctx, env)
+	if err != nil {
+		c.term.notef("platter: pins and verifications are shown only in part: %s", oneLine(ctx, err))
+	}
+	return n
+}
+
 func runImages(ctx context.Context, c *call, args []string) error {
 	env, done, err := c.reading(ctx)
 	if err != nil {
 		return err
 	}
 	defer done()
+	if c.opts.deleted {
+		return c.listDeleted(ctx, env, strings.Join(args, ""))
+	}
 	list, err := job.Images(ctx, env, strings.Join(args, ""))
 	if err != nil {
 		return err
 	}
-	if c.term.json {
-		for _, m := range list {
-			c.term.object("image", lineOf(m))
-		}
-		return nil
+	if len(list) == 0 && !c.term.json {
+		c.term.notef("no images")
 	}
 	if len(list) == 0 {
-		c.term.notef("no images")
+		return nil
+	}
+	known := c.imageNotes(ctx, env)
+	if c.term.json {
+		for _, m := range list {
+			c.term.object("image", lineOf(m).with(m.ID, known))
+		}
 		return nil
 	}
 	var t table
 	t.row("ID", "TIME", "VOLUME", "SIZE", "READ", "STORED", "NOTES")
 	for _, m := range list {
 		t.row(m.ID.String()[:shortID], timeText(m.Time), m.Volume, bytesText(m.Size), bytesText(m.Stats.Read),
-			bytesText(m.Stats.Stored+m.Stats.Overhead), strings.Join(notes(m), ", "))
+			bytesText(m.Stats.Stored+m.Stats.Overhead), strings.Join(append(notes(m), standing(m, known)...), ", "))
 	}
 	c.term.table(t)
+	return nil
+}
+
+func (l imageLine) with(id image.ImageID, known *job.Notes) imageLine {
+	l.Pins = known.Pins[id]
+	if c, ok := known.Checks[id]; ok {
+		l.Verified = &c
+	}
+	return l
+}
+
+// standing says at a glance how well an image is kept.
+func standing(m *image.Manifest, known *job.Notes) (list []string) {
+	pinned := ""
+	for _, p := range known.Pins[m.ID] {
+		if p.Hold {
+			pinned = "legal hold"
+		} else if pinned == "" {
+			pinned = "pinned"
+		}
+	}
+	if pinned != "" {
+		list = append(list, pinned)
+	}
+	c := known.Checks[m.ID]
+	switch {
+	case c.Verified():
+		list = append(list, "verified "+c.Data.Local().Format(time.DateOnly))
+	case c.Damaged.After(c.Structure):
+		list = append(list, "damaged")
+	}
+	return list
+}
+
+// listDeleted lists images that were pruned, those that may come back.
+func (c *call) listDeleted(ctx context.Context, env *job.Env, volume string) error {
+	list, err := job.ListDeleted(ctx, env, volume)
+	if err != nil {
+		return err
+	}
+	var t table
+	t.row("ID", "TIME", "VOLUME", "SIZE", "DELETED", "REASON")
+	gone := 0
+	for _, d := range list {
+		switch {
+		case c.term.json:
+			c.term.object("deleted_image", struct {
+				imageLine
+				Deleted    time.Time `json:"deleted"`
+				Reason     string    `json:"reason"`
+				Restorable bool      `json:"restorable"`
+			}{lineOf(d.Image), d.Time, d.Reason, d.Restorable})
+		case d.Restorable:
+			t.row(d.Image.ID.String()[:shortID], timeText(d.Image.Time), d.Image.Volume, bytesText(d.Image.Size), timeText(d.Time), d.Reason)
+		default:
+			gone++
+		}
+	}
+	if c.term.json {
+		return nil
+	}
+	if gone < len(list) {
+		c.term.table(t)
+		c.term.summaryf("bring one back, while gc has not deleted what it needs, with: platter undelete ID\n")
+	}
+	c.term.summaryf("%s may come back, %d are gone for good\n", plural(len(list)-gone, "deleted image"), gone)
 	return nil
 }
 
@@ -88,12 +174,42 @@ func runShow(ctx context.Context, c *call, args []string) error {
 	if err != nil {
 		return err
 	}
+	known := c.imageNotes(ctx, env)
 	if c.term.json {
-		c.term.object("image", m)
+		l := imageLine{}.with(m.ID, known)
+		c.term.object("image", struct {
+			*image.Manifest
+			Pins     []repo.Pin  `json:"pins,omitempty"`
+			Verified *repo.Check `json:"verified,omitempty"`
+		}{m, l.Pins, l.Verified})
 		return nil
 	}
-	c.term.table(describe(m))
+	t := describe(m)
+	describeNotes(&t, m.ID, known)
+	c.term.table(t)
 	return nil
+}
+
+func describeNotes(t *table, id image.ImageID, known *job.Notes) {
+	for _, p := range known.Pins[id] {
+		t.row("pinned", fmt.Sprintf("%s (by %s, %s)", p.String(), p.By, timeText(p.Time)))
+	}
+	for _, p := range known.Ended[id] {
+		t.row("was pinned", p.String())
+	}
+	c := known.Checks[id]
+	if c.Damaged.After(c.Data) {
+		t.row("verified", "damage was found on "+timeText(c.Damaged))
+	}
+	if !c.Data.IsZero() {
+		t.row("verified", "every byte, on "+timeText(c.Data))
+	}
+	if c.Structure.After(c.Data) {
+		t.row("verified", "structure, on "+timeText(c.Structure))
+	}
+	if c == (repo.Check{}) {
+		t.row("verified", "never")
+	}
 }
 
 // describe is all about an image, a fact to a row.

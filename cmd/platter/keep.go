@@ -2,8 +2,11 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 
+	"platter/internal/agent/config"
 	"platter/internal/job"
 	"platter/retention"
 )
@@ -17,13 +20,29 @@ func (c *call) policy() (retention.Policy, error) {
 		Monthly: o.keepMonthly, Yearly: o.keepYearly, Within: o.keepWithin,
 	}
 	if p == (retention.Policy{}) {
-		return p, advise(usagef("prune: %s", retention.ErrNoRule), "say what to keep, as in: platter prune --keep-daily 7 --keep-weekly 4")
+		return p, advise(usagef("prune: %s", retention.ErrNoRule), "say what to keep, as in: platter prune --keep-daily 7 --keep-weekly 4, or once and for all in %s", c.opts.configFile())
 	}
 	return p, nil
 }
 
+// rules are what the flags say to keep, or where there are none the config.
+func (c *call) rules() ([]retention.Rule, error) {
+	policy, none := c.policy()
+	if none == nil {
+		return []retention.Rule{{Policy: policy}}, nil
+	}
+	conf, err := config.Load(c.opts.configFile())
+	if errors.Is(err, fs.ErrNotExist) || err == nil && len(conf.Policies) == 0 {
+		return nil, none
+	}
+	if err != nil {
+		return nil, adviseConfig(err)
+	}
+	return conf.Policies, nil
+}
+
 func runPrune(ctx context.Context, c *call, args []string) error {
-	policy, err := c.policy()
+	rules, err := c.rules()
 	if err != nil {
 		return err
 	}
@@ -32,10 +51,15 @@ func runPrune(ctx context.Context, c *call, args []string) error {
 		return err
 	}
 	defer done()
-	r, err := job.Prune(ctx, env, job.PruneOptions{Policy: policy, Volumes: args, DryRun: c.opts.dryRun})
+	r, err := job.Prune(ctx, env, job.PruneOptions{
+		Rules: rules, Volumes: args, DryRun: c.opts.dryRun, MaxDelete: c.opts.pruneShare, MaxCount: c.opts.pruneCount,
+	})
 	c.term.clear()
 	if r != nil {
 		c.printPrune(r)
+	}
+	if errors.Is(err, job.ErrTooMany) {
+		return advise(err, "look at the reasons with --dry-run; if that is meant, allow it once: --max-delete 100%%")
 	}
 	return err
 }
@@ -53,7 +77,10 @@ func (c *call) printPrune(r *job.PruneReport) {
 		}
 		c.term.table(t)
 	}
-	if r.DryRun {
+	switch {
+	case r.Refused:
+		return
+	case r.DryRun:
 		c.term.summaryf("dry run: %s would be kept, %d forgotten\n", plural(r.Kept, "image"), r.Dropped)
 		return
 	}

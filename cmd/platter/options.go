@@ -73,6 +73,14 @@ type options struct {
 	grace, minAge time.Duration
 	maxDelete     float64
 	maxUnused     float64
+
+	config     string
+	pruneShare float64 // of a volume's images that one prune may forget, or
+	pruneCount int     // this many in all
+	deleted    bool
+	reason     string
+	hold       bool
+	until      time.Time
 }
 
 func defaults() *options {
@@ -80,6 +88,7 @@ func defaults() *options {
 		repo: filepath.Join(dataDir(), "repo"), memory: 256 * mib, lockWait: 5 * time.Minute, retryFor: retry.DefaultPatience,
 		blockSize: repo.DefaultBlockSize, tracker: "auto", audit: job.AuditAuto, format: job.ExportFormats()[0],
 		grace: day, minAge: day, maxDelete: 0.5, maxUnused: 0.1,
+		pruneShare: 0.5,
 	}
 }
 
@@ -90,6 +99,18 @@ func dataDir() string { return homeDir(os.Getuid(), "XDG_DATA_HOME", ".local/sha
 
 // stateDir is where catalogs live when nobody says where.
 func stateDir() string { return homeDir(os.Getuid(), "XDG_STATE_HOME", ".local/state") }
+
+// configFile is where the config is: where somebody says, or in the system's
+// place or the user's.
+func (o *options) configFile() string {
+	if o.config != "" {
+		return o.config
+	}
+	if os.Getuid() == 0 {
+		return "/etc/platter/platter.toml"
+	}
+	return filepath.Join(homeDir(os.Getuid(), "XDG_CONFIG_HOME", ".config"), "platter.toml")
+}
 
 // homeDir is the system's folder for root, and the one that the XDG base
 // directory rules give to anybody else.
@@ -370,8 +391,56 @@ func pruneFlags() []flag {
 			"keep-within", "", "keep all so far back from the volume's newest image", "",
 			func(o *options) pflag.Value { return within(&o.keepWithin) },
 		},
+		configFlag(),
+		{
+			"max-delete", "", "most of a volume's images, or of all, to forget at once", "",
+			func(o *options) pflag.Value { return shareOrCount(&o.pruneShare, &o.pruneCount, maxKeep) },
+		},
 		dryRunFlag("print the reason for each image, forget none"),
 	}
+}
+
+func configFlag() flag {
+	return flag{
+		"config", "", "the config (default platter.toml in /etc/platter)", "PLATTER_CONFIG",
+		func(o *options) pflag.Value { return text("FILE", &o.config) },
+	}
+}
+
+func imagesFlags() []flag {
+	return []flag{{
+		"deleted", "", "list images that were pruned instead", "",
+		func(o *options) pflag.Value { return toggle(&o.deleted) },
+	}}
+}
+
+func pinFlags() []flag {
+	return []flag{
+		reasonFlag("why; it is shown with the image"),
+		untilFlag(),
+		holdFlag("a legal hold: without an end, and removed only by unpin --hold"),
+	}
+}
+
+func unpinFlags() []flag { return []flag{holdFlag("remove its legal holds, and only those")} }
+
+func undeleteFlags() []flag {
+	return []flag{reasonFlag("why; the pin says so"), untilFlag()}
+}
+
+func reasonFlag(usage string) flag {
+	return flag{"reason", "", usage, "", func(o *options) pflag.Value { return text("TEXT", &o.reason) }}
+}
+
+func untilFlag() flag {
+	return flag{
+		"until", "", "when the pin ends: a date, a time, or a length of time from now", "",
+		func(o *options) pflag.Value { return moment(&o.until) },
+	}
+}
+
+func holdFlag(usage string) flag {
+	return flag{"hold", "", usage, "", func(o *options) pflag.Value { return toggle(&o.hold) }}
 }
 
 func collectFlags() []flag {

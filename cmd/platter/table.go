@@ -69,8 +69,9 @@ days all of them once.`,
 
 		{
 			"images", "[VOLUME]", "look", "list images",
-			"Lists the images of the repository, or of one volume, oldest first.",
-			"platter images\nplatter images --json db1/root", nil, runImages,
+			`Lists the images of the repository, or of one volume, oldest first. With
+--deleted it lists those that were pruned and may still come back.`,
+			"platter images\nplatter images --json db1/root\nplatter images --deleted", imagesFlags(), runImages,
 		},
 		{
 			"show", "IMAGE", "look", "show all about one image",
@@ -153,9 +154,41 @@ blocks are stored again by the next backup that meets them.
 		{
 			"prune", "[VOLUME...]", "keep", "forget images by rules",
 			`Forgets the images that no rule keeps, of the volumes given or of all. Rules
-apply to each volume by itself; without any rule nothing is done. The space is
-reclaimed by "platter gc".`,
+apply to each volume by itself; they come from the flags, or where there are
+none from the policies of the config. Without any rule nothing is done. The space
+is reclaimed by "platter gc".
+
+Pinned images are kept, and so are the newest complete image and the last one
+verified by its every byte. Where more than half of a volume's images would go,
+none does until --max-delete allows it.`,
 			"platter prune --keep-daily 7 --keep-weekly 4 --keep-monthly 12 --dry-run\nplatter prune --keep-within 30d db1/root", pruneFlags(), runPrune,
+		},
+		{
+			"pin", "IMAGE", "keep", "keep an image from being pruned",
+			`Keeps IMAGE, whatever the rules say and on whatever machine they are applied,
+until the pin is removed or the time of --until has come by the store's clock. A
+legal hold (--hold) has no end.
+
+` + imageGrammar,
+			"platter pin --reason before-upgrade --until 90d db1/root\nplatter pin --hold --reason case-2026-114 3f9a01bc", pinFlags(), runPin,
+		},
+		{
+			"unpin", "IMAGE", "keep", "let an image be pruned again",
+			`Removes the pins of IMAGE. Legal holds stay, and are removed by --hold alone. The
+keys of a machine that may only write images cannot remove either.
+
+` + imageGrammar,
+			"platter unpin db1/root\nplatter unpin --hold 3f9a01bc", unpinFlags(), runUnpin,
+		},
+		{
+			"undelete", "IMAGE", "keep", "bring a pruned image back",
+			`Brings an image back that was pruned, as long as "platter gc" has not deleted
+what it needs: at least for the grace period. Everything is checked first, and
+what is condemned is stored again. The image comes back pinned.
+
+IMAGE is one that "platter images --deleted" lists: an ID of which 8 digits are
+enough, a volume (its latest deleted image), or VOLUME@TIME.`,
+			"platter images --deleted\nplatter undelete 3f9a01bc", undeleteFlags(), runUndelete,
 		},
 		{
 			"gc", "", "keep", "reclaim space that no image needs",
@@ -198,6 +231,12 @@ before the old one is removed; cut short, both open the repository. The new
 password is asked for or comes from PLATTER_NEW_PASSWORD,
 PLATTER_NEW_PASSWORD_FILE or PLATTER_NEW_PASSWORD_COMMAND.`,
 			"platter key rotate", nil, runKeyRotate,
+		},
+		{
+			"config check", "", "care", "look for mistakes in the config",
+			`Reads the config, platter.toml and conf.d/*.toml beside it, and names every
+mistake with its file, line and column. Keys that nobody knows are mistakes.`,
+			"platter config check\nplatter config check --config ./platter.toml", []flag{configFlag()}, runConfigCheck,
 		},
 		{
 			"catalog check", "", "care", "compare the catalog with the repository",

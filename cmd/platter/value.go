@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"platter/internal/job"
 	"platter/retention"
 )
 
@@ -172,6 +173,49 @@ func share(p *float64) value {
 			return fmt.Errorf("want a share above 0%% and up to 100%%, such as 5%%")
 		}
 		*p = n / 100
+		return nil
+	}}
+}
+
+// shareOrCount is a part of a whole, or a number from 1 to highest in its place.
+func shareOrCount(p *float64, n *int, highest int) value {
+	part := share(p)
+	return value{"PERCENT|N", func() string {
+		if *n > 0 {
+			return strconv.Itoa(*n)
+		}
+		return part.get()
+	}, func(s string) error {
+		if strings.HasSuffix(s, "%") {
+			*n = 0
+			return part.set(s)
+		}
+		count, err := strconv.Atoi(s)
+		if err != nil || count < 1 || count > highest {
+			return fmt.Errorf("want a share such as 50%%, or a whole number from 1 to %d", highest)
+		}
+		*p, *n = 0, count
+		return nil
+	}}
+}
+
+// moment is a time to come: one that is named, or a length of time from now.
+func moment(p *time.Time) value {
+	return value{"TIME", func() string {
+		if p.IsZero() {
+			return ""
+		}
+		return timeText(*p)
+	}, func(s string) error {
+		if d, err := parseSpan(s); err == nil && d > 0 {
+			*p = time.Now().Add(d)
+			return nil
+		}
+		t, err := job.ParseMoment(s)
+		if err != nil {
+			return fmt.Errorf("want a date like 2027-01-31, a time like 2027-01-31T15:04, RFC 3339, or a length of time like 90d")
+		}
+		*p = t
 		return nil
 	}}
 }

@@ -14,11 +14,6 @@ import (
 // and the manifest once more.
 const maxManifest = 16 << 20
 
-// ManifestName returns the object name of an image's manifest.
-func (r *Repo) ManifestName(m *image.Manifest) string {
-	return manifestName(r.tag(m), m.Seq)
-}
-
 // Tombstones calls f for the manifest's name of every image that was ever
 // pruned, in order of name. The manifest may be there again.
 func (r *Repo) Tombstones(ctx context.Context, f func(manifest string) error) error {
