@@ -236,7 +236,9 @@ PLATTER_NEW_PASSWORD_FILE or PLATTER_NEW_PASSWORD_COMMAND.`,
 			"config check", "", "care", "look for mistakes in the config",
 			`Reads the config, platter.toml and conf.d/*.toml beside it, and names every
 mistake with its file, line and column. Keys that nobody knows are mistakes.`,
-			"platter config check\nplatter config check --config ./platter.toml", []flag{configFlag()}, runConfigCheck,
+			"platter config check\nplatter config check --config ./platter.toml",
+			[]flag{configFlag()},
+			runConfigCheck,
 		},
 		{
 			"catalog check", "", "care", "compare the catalog with the repository",
