@@ -122,7 +122,7 @@ func TestFreezeHoldsAndThawLetsGo(t *testing.T) {
 	})
 }
 
-// D53: a freeze ends with its time, and whoever relied on it is told.
+// D57: a freeze ends with its time, and whoever relied on it is told.
 func TestFreezeEndsWithItsTime(t *testing.T) {
 	mounted(t, func(dev, dir string) {
 		f := open(t, dev, 50*time.Millisecond)
@@ -146,7 +146,7 @@ func TestFreezeEndsWithItsTime(t *testing.T) {
 	})
 }
 
-// D53: a process that dies leaves nothing frozen.
+// D57: a process that dies leaves nothing frozen.
 func TestFreezeEndsWithItsProcess(t *testing.T) {
 	mounted(t, func(dev, dir string) {
 		cmd := exec.Command("/proc/self/exe")

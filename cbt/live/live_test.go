@@ -263,7 +263,7 @@ func copyOf(t testing.TB, dir, dev string, atRest func()) (*view, []byte) {
 	return v, image
 }
 
-// D52: the copy of a disk that is written to all the time is what the disk was
+// D56: the copy of a disk that is written to all the time is what the disk was
 // in the moment of the freeze, byte for byte.
 func TestCopyIsTheFrozenDisk(t *testing.T) {
 	for _, c := range []struct {
@@ -300,7 +300,7 @@ func TestCopyIsTheFrozenDisk(t *testing.T) {
 	}
 }
 
-// D52: a database that is written to all the time is whole in every copy.
+// D56: a database that is written to all the time is whole in every copy.
 func TestDatabasesAreWholeInCopies(t *testing.T) {
 	if _, err := exec.LookPath("sqlite3"); err != nil {
 		t.Skip("SKIPPED, this needs sqlite3: ", err)

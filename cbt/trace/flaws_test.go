@@ -144,7 +144,7 @@ func (l *lazy) Changed(ctx context.Context, since cbt.Generation) (*cbt.Set, err
 	return cbt.Unknown(l.place.Length), nil
 }
 
-// D51: a tracer that is wrong anywhere does not pass.
+// D55: a tracer that is wrong anywhere does not pass.
 func TestSuiteCatchesFlawedTracers(t *testing.T) {
 	runTest(t, testDir(t), options{}).Close() // or skip
 	for _, f := range flaws() {

@@ -314,7 +314,7 @@ func (w *world) compare(s *Session, was *taken, now []byte) {
 	}
 }
 
-// D51: rounds of everything that happens to a disk, each image compared with
+// D55: rounds of everything that happens to a disk, each image compared with
 // the disk byte for byte: nothing is missed. With PLATTER_TEST_LONG=1 they are
 // a thousand.
 func TestOracleMissesNothing(t *testing.T) {

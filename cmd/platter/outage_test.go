@@ -11,7 +11,7 @@ import (
 	"platter/image/store/s3/s3test"
 )
 
-// A backup goes on when the network comes back: nothing of it reaches the
+// D41: a backup goes on when the network comes back: nothing of it reaches the
 // bucket for a while, in the middle of its segments.
 func TestBackupOutlivesAnOutage(t *testing.T) {
 	server := s3test.Start(t)

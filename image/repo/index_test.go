@@ -128,6 +128,7 @@ func TestIndexesStandInForTheEndsOfSegments(t *testing.T) {
 	}
 }
 
+// D47: an index is believed in nothing.
 func TestDamagedIndexesArePassedOver(t *testing.T) {
 	r, st := newRepo(t)
 	list := someSegments(t, r, 40)

@@ -56,7 +56,7 @@ func storedBytes(t *testing.T, env *Env) (n int64) {
 }
 
 func TestCollectRepacksWhatIsNeededInPart(t *testing.T) {
-	// D38, in clear and sealed.
+	// D45, in clear and sealed.
 	for name, env := range map[string]*Env{"clear": newEnv(t, 4<<10), "sealed": newSealedEnv(t)} {
 		clock(env)
 		images, contents := worn(t, env, 40)
@@ -279,7 +279,7 @@ func TestDamagedRecordsAreNotMoved(t *testing.T) {
 }
 
 func TestTheCatalogsWordIsNotEnoughToDeleteBy(t *testing.T) {
-	// D39: a second copy that the catalog believes in is gone bad.
+	// D46: a second copy that the catalog believes in is gone bad.
 	env := newEnv(t, 4<<10)
 	clock(env)
 	st := env.Repo.Store.(*mem.Store)

@@ -62,7 +62,7 @@ func mustPin(t *testing.T, env *Env, opts PinOptions) *repo.Pin {
 }
 
 func TestPinnedImagesOutliveEveryPrune(t *testing.T) {
-	// D38, on a machine other than the one that pinned.
+	// D42, on a machine other than the one that pinned.
 	env := newEnv(t, 4<<10)
 	clock(env)
 	ctx := context.Background()
@@ -139,7 +139,7 @@ func TestWriteOnlyKeysRemoveNoPin(t *testing.T) {
 }
 
 func TestPruneStopsAtAPinThatCannotBeRead(t *testing.T) {
-	// D38: nobody knows what it keeps.
+	// D42: nobody knows what it keeps.
 	env := newEnv(t, 4<<10)
 	clock(env)
 	images, _ := nights(t, env, &disk{name: "disk", data: make([]byte, 1<<20)}, seeded(t, 1), 3)
@@ -227,7 +227,7 @@ func TestPruneReadsPinsUnderItsLease(t *testing.T) {
 }
 
 func TestPruneForgetsNoMoreThanItMay(t *testing.T) {
-	// D39.
+	// D43.
 	env := newEnv(t, 4<<10)
 	clock(env)
 	ctx := context.Background()

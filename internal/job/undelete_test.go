@@ -37,7 +37,7 @@ func mustUndelete(t *testing.T, env *Env, spec string) *UndeleteReport {
 }
 
 func TestUndeleteBringsBackTheVeryImage(t *testing.T) {
-	// D40: before anything is condemned, nothing has to be stored.
+	// D44: before anything is condemned, nothing has to be stored.
 	env := newEnv(t, 4<<10)
 	images, contents := pruned(t, env)
 	ctx := context.Background()
@@ -84,7 +84,7 @@ func TestUndeleteBringsBackTheVeryImage(t *testing.T) {
 }
 
 func TestUndeleteStoresAgainWhatIsCondemned(t *testing.T) {
-	// D40, in the grace period and past its end, with collections afterwards.
+	// D44, in the grace period and past its end, with collections afterwards.
 	for _, grace := range []time.Duration{time.Hour, 24 * time.Hour} {
 		env := newEnv(t, 4<<10)
 		images, contents := pruned(t, env)
