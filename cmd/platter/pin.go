@@ -102,5 +102,5 @@ func policies(n int) string {
 }
 
 func adviseConfig(err error) error {
-	return advise(usagef("%s", err), "nothing was done; see docs/config.md for every key")
+	return advise(usagef("%s", err), "nothing was done; see docs/retention.md for every key")
 }
