@@ -71,31 +71,34 @@ func runImages(ctx context.Context, c *call, args []string) error {
 	if c.opts.deleted {
 		return c.listDeleted(ctx, env, strings.Join(args, ""))
 	}
-	list, err := job.Images(ctx, env, strings.Join(args, ""))
+	list, leftOut, err := job.Images(ctx, env, strings.Join(args, ""))
 	if err != nil {
 		return err
 	}
-	if len(list) == 0 && !c.term.json {
-		c.term.notef("no images")
-	}
-	if len(list) == 0 {
-		return nil
-	}
-	known := c.imageNotes(ctx, env)
-	if c.term.json {
+	switch {
+	case c.term.json:
+		known := c.imageNotes(ctx, env)
 		for _, m := range list {
 			c.term.object("image", lineOf(m).with(m.ID, known))
 		}
-		return nil
+	case len(list) == 0:
+		c.term.notef("no images")
+	default:
+		c.term.table(imageTable(list, c.imageNotes(ctx, env)))
 	}
-	var t table
+	if leftOut > 0 {
+		return advise(incompletef("images: %s could not be read and are not listed", plural(leftOut, "manifest")), "see what that means with: platter verify")
+	}
+	return nil
+}
+
+func imageTable(list []*image.Manifest, known *job.Notes) (t table) {
 	t.row("ID", "TIME", "VOLUME", "SIZE", "READ", "STORED", "NOTES")
 	for _, m := range list {
 		t.row(m.ID.String()[:shortID], timeText(m.Time), m.Volume, bytesText(m.Size), bytesText(m.Stats.Read),
 			bytesText(m.Stats.Stored+m.Stats.Overhead), strings.Join(append(notes(m), standing(m, known)...), ", "))
 	}
-	c.term.table(t)
-	return nil
+	return t
 }
 
 func (l imageLine) with(id image.ImageID, known *job.Notes) imageLine {

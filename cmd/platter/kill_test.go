@@ -147,7 +147,7 @@ func (v *victim) check(done bool) {
 	if _, err := job.Verify(ctx, env, job.VerifyOptions{ReadData: true}); err != nil {
 		v.Fatalf("verify: %v", err)
 	}
-	images, err := job.Images(ctx, env, "")
+	images, _, err := job.Images(ctx, env, "")
 	if err != nil {
 		v.Fatal(err)
 	}
@@ -234,7 +234,7 @@ func TestKilledAtAnyMoment(t *testing.T) {
 	v.check(v.kill(time.Minute, backup...))
 	env, closed := v.open()
 	defer closed()
-	images, err := job.Images(context.Background(), env, "")
+	images, _, err := job.Images(context.Background(), env, "")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -168,7 +168,7 @@ func (s *tale) check() error {
 	there := map[image.ImageID]bool{}
 	var warned []string
 	bare.Warn = func(w string) { warned = append(warned, w) }
-	images, err := Images(context.Background(), bare, "")
+	images, _, err := Images(context.Background(), bare, "")
 	if err != nil || len(warned) > 0 {
 		return fmt.Errorf("list: %v %q", err, warned)
 	}

@@ -267,7 +267,7 @@ func names(report *VerifyReport, changes map[string][]byte) bool {
 // restoreAll restores every image that is listed, and reports whether any is
 // lost.
 func (x *exhibit) restoreAll(env *Env, changes map[string][]byte) (lost bool, err error) {
-	images, err := Images(context.Background(), env, "")
+	images, _, err := Images(context.Background(), env, "")
 	if err != nil {
 		return true, fmt.Errorf("list: %w", err)
 	}
@@ -479,7 +479,7 @@ func (x *exhibit) heal(t *testing.T, what string, st *mem.Store, rng *rand.Rand)
 	if _, err := Verify(ctx, env, VerifyOptions{ReadData: true}); err != nil && !errors.Is(err, ErrDamaged) {
 		t.Fatalf("%s: verify: %v", what, err)
 	}
-	images := must(Images(ctx, env, ""))
+	images := must(allImages(ctx, env))
 	for _, m := range images {
 		d := &disk{name: strings.TrimPrefix(m.Volume, "host/"), data: x.want[m.ID]}
 		again := mustBackup(t, env, d, BackupOptions{})

@@ -66,7 +66,7 @@ func TestGoldenWrite(t *testing.T) {
 		}
 	}
 	var lines []string
-	for _, m := range must(Images(context.Background(), x.env, "")) {
+	for _, m := range must(allImages(context.Background(), x.env)) {
 		lines = append(lines, fmt.Sprintf("%s %s %d %d %x\n", m.ID, m.Volume, m.Seq, m.Size, sha256.Sum256(x.want[m.ID])))
 	}
 	if err := os.WriteFile(filepath.Join(golden, name, "images.txt"), []byte(strings.Join(lines, "")), 0o644); err != nil {
@@ -195,7 +195,7 @@ func inMemory(t *testing.T, name string) *mem.Store {
 func checkGolden(t *testing.T, name string, env *Env) {
 	t.Helper()
 	want := goldenImages(t, name)
-	images, err := Images(context.Background(), env, "")
+	images, _, err := Images(context.Background(), env, "")
 	if err != nil || len(images) != len(want) || len(want) < 6 {
 		t.Fatalf("%s: %d images, %v; want %d", name, len(images), err, len(want))
 	}
@@ -234,7 +234,7 @@ func TestGoldenRepositoriesStillOpen(t *testing.T) {
 			}
 		}
 		// Work goes on in it: back up, prune one by hand, collect, rebuild.
-		images := must(Images(ctx, env, ""))
+		images := must(allImages(ctx, env))
 		d := &disk{name: "a", data: must(readImage(env, images[0]))}
 		m := mustBackup(t, env, d, BackupOptions{}).Image
 		if m.Stats.New != 0 {

@@ -14,26 +14,27 @@ import (
 )
 
 // Images returns the images of a volume, or of all with volume "", oldest
-// first. A manifest that cannot be read is warned about and left out.
+// first. A manifest that cannot be read is warned about and left out; leftOut
+// counts those, whose volumes nobody knows.
 //
 // What images there are, the repository says; the catalog only saves reading
 // manifests that it knows.
-func Images(ctx context.Context, env *Env, volume string) ([]*image.Manifest, error) {
-	all, err := manifests(ctx, env)
+func Images(ctx context.Context, env *Env, volume string) (list []*image.Manifest, leftOut int, err error) {
+	all, leftOut, err := manifests(ctx, env)
 	if err != nil || volume == "" {
-		return all, err
+		return all, leftOut, err
 	}
 	name, err := findVolume(all, env.Host, volume)
 	if err != nil {
-		return nil, err
+		return nil, leftOut, err
 	}
 	if name == "" {
-		return nil, fmt.Errorf("no images of a volume %q: %s", volume, volumesThere(all))
+		return nil, leftOut, fmt.Errorf("no images of a volume %q: %s", volume, volumesThere(all))
 	}
-	return slices.DeleteFunc(all, func(m *image.Manifest) bool { return m.Volume != name }), nil
+	return slices.DeleteFunc(all, func(m *image.Manifest) bool { return m.Volume != name }), leftOut, nil
 }
 
-func manifests(ctx context.Context, env *Env) ([]*image.Manifest, error) {
+func manifests(ctx context.Context, env *Env) (all []*image.Manifest, leftOut int, err error) {
 	known := map[string]*image.Manifest{}
 	if env.Catalog != nil {
 		err := env.Catalog.Manifests(ctx, func(name string, m *image.Manifest) error {
@@ -41,14 +42,13 @@ func manifests(ctx context.Context, env *Env) ([]*image.Manifest, error) {
 			return nil
 		})
 		if ctx.Err() != nil {
-			return nil, ctx.Err()
+			return nil, 0, ctx.Err()
 		}
 		if err != nil {
 			env.warn("%v: reading the images' manifests from the repository", err)
 		}
 	}
-	var all []*image.Manifest
-	err := env.Repo.Manifests(ctx, func(name string) error {
+	err = env.Repo.Manifests(ctx, func(name string) error {
 		m := known[name]
 		if m == nil {
 			var err error
@@ -61,6 +61,7 @@ func manifests(ctx context.Context, env *Env) ([]*image.Manifest, error) {
 			}
 			if err != nil {
 				env.warn("an image is left out, its manifest cannot be read: %v", err)
+				leftOut++
 				return nil
 			}
 		}
@@ -68,12 +69,12 @@ func manifests(ctx context.Context, env *Env) ([]*image.Manifest, error) {
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("list images: %w", err)
+		return nil, leftOut, fmt.Errorf("list images: %w", err)
 	}
 	slices.SortFunc(all, func(a, b *image.Manifest) int {
 		return cmp.Or(a.Time.Compare(b.Time), cmp.Compare(a.Volume, b.Volume), cmp.Compare(a.Seq, b.Seq))
 	})
-	return all, nil
+	return all, leftOut, nil
 }
 
 // Diff tells where two images differ. What only the larger one has counts as
@@ -127,7 +128,7 @@ func (d *DiffReport) add(start, end int64) {
 // footers of all segments.
 func Stats(ctx context.Context, env *Env) (*StatsReport, error) {
 	s := &StatsReport{Repository: env.Repo.Config.Repository}
-	images, err := manifests(ctx, env)
+	images, _, err := manifests(ctx, env)
 	if err != nil {
 		return nil, err
 	}

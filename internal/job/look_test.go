@@ -81,12 +81,12 @@ func TestImagesLeavesOutWhatCannotBeReadAndSaysSo(t *testing.T) {
 	var warnings []string
 	bare := &Env{Repo: env.Repo, Memory: 8 << 20, Host: "host", Warn: func(s string) { warnings = append(warnings, s) }}
 	for _, e := range []*Env{env, bare} {
-		all, err := Images(t.Context(), e, "")
-		one, err2 := Images(t.Context(), e, "disk")
+		all, _, err := Images(t.Context(), e, "")
+		one, _, err2 := Images(t.Context(), e, "disk")
 		if err != nil || err2 != nil || len(all) != 4 || len(one) != 3 || one[0].Seq != 1 || one[2].Seq != 3 || all[3].Volume != "host/other" {
 			t.Errorf("got %d and %d images, %v, %v", len(all), len(one), err, err2)
 		}
-		if _, err := Images(t.Context(), e, "nothing"); err == nil {
+		if _, _, err := Images(t.Context(), e, "nothing"); err == nil {
 			t.Error("images of no volume: no error")
 		}
 	}
@@ -95,7 +95,7 @@ func TestImagesLeavesOutWhatCannotBeReadAndSaysSo(t *testing.T) {
 		t.Fatal(err)
 	}
 	flipByte(t, env, name, 70)
-	all, err := Images(t.Context(), bare, "")
+	all, _, err := Images(t.Context(), bare, "")
 	if err != nil || len(all) != 3 || len(warnings) != 1 || !strings.Contains(warnings[0], name) {
 		t.Errorf("got %d images, %v, warnings %q", len(all), err, warnings)
 	}

@@ -202,3 +202,9 @@ func readImageBy(rd *reader.Reader, m *image.Manifest) ([]byte, error) {
 		return nil
 	})
 }
+
+// allImages are the images that can be read.
+func allImages(ctx context.Context, env *Env) ([]*image.Manifest, error) {
+	list, _, err := Images(ctx, env, "")
+	return list, err
+}

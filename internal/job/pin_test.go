@@ -30,7 +30,7 @@ func pruneLast(t *testing.T, env *Env, n int) *PruneReport {
 // ids returns the numbers of the images there are.
 func numbers(t *testing.T, env *Env) (list []uint64) {
 	t.Helper()
-	for _, m := range must(Images(context.Background(), env, "")) {
+	for _, m := range must(allImages(context.Background(), env)) {
 		list = append(list, m.Seq)
 	}
 	return list
@@ -124,7 +124,7 @@ func TestPinsThatCannotBeMeant(t *testing.T) {
 
 func TestWriteOnlyKeysRemoveNoPin(t *testing.T) {
 	x := newSealedExhibit(t)
-	m := must(Images(context.Background(), x.env, ""))[0]
+	m := must(allImages(context.Background(), x.env))[0]
 	mustPin(t, x.env, PinOptions{Image: m.ID.String()})
 	before := len(must(x.env.Repo.Pins(context.Background())))
 	agent := *x.env.Repo

@@ -163,7 +163,7 @@ func (p *process) verify() {
 func (p *process) restore() {
 	rng, env := p.random(), p.env(false)
 	for range 3 {
-		all, err := Images(context.Background(), env, "")
+		all, _, err := Images(context.Background(), env, "")
 		if err != nil {
 			p.s.problem("%s: list: %v", p.name, err)
 			return
@@ -209,7 +209,7 @@ func (s *schedule) unsafe(m *image.Manifest) bool {
 // forgotten.
 func (s *schedule) forgiven(id string) bool {
 	bare := &Env{Repo: s.plain(), Memory: 8 << 20, Host: "host"}
-	all, err := Images(context.Background(), bare, "")
+	all, _, err := Images(context.Background(), bare, "")
 	if err != nil {
 		s.problem("list images: %v", err)
 	}
@@ -236,7 +236,7 @@ func (s *schedule) check() {
 	ctx := context.Background()
 	there := map[image.ImageID]bool{}
 	rd := bare.reader()
-	all, err := Images(ctx, bare, "")
+	all, _, err := Images(ctx, bare, "")
 	if err != nil {
 		s.problem("list images: %v", err)
 	}

@@ -229,7 +229,7 @@ func (s *town) live(rounds int) {
 	s.stop.Store(true)
 	others.Wait()
 	bare := &Env{Repo: s.repo, Memory: 8 << 20, Host: "host"}
-	for _, m := range must(Images(context.Background(), bare, "")) {
+	for _, m := range must(allImages(context.Background(), bare)) {
 		s.restore(m, bare)
 	}
 	if report, err := Verify(context.Background(), bare, VerifyOptions{ReadData: true}); err != nil {
