@@ -67,30 +67,30 @@ func mutants() []*mutant {
 	}
 	return []*mutant{
 		{name: "a collector does not look at leases and images again", instead: watching, listed: only("collect", secondLook)},
-		{name: "a collector deletes past older leases", instead: watching, listed: only("collect", func(g *gate, prefix, _ string, page []store.Info) []store.Info {
+		{rare: true, name: "a collector deletes past older leases", instead: watching, listed: only("collect", func(g *gate, prefix, _ string, page []store.Info) []store.Info {
 			if prefix == "leases/" && g.p.memo().frozen {
 				return nil
 			}
 			return page
 		})},
-		{name: "a collector sees no leases", listed: only("collect", func(_ *gate, prefix, _ string, page []store.Info) []store.Info {
+		{rare: true, name: "a collector sees no leases", listed: only("collect", func(_ *gate, prefix, _ string, page []store.Info) []store.Info {
 			if prefix == "leases/" {
 				return nil
 			}
 			return page
 		})},
-		{name: "a collector misses the newest image of a volume", listed: only("collect", func(g *gate, prefix, _ string, page []store.Info) []store.Info {
+		{rare: true, name: "a collector misses the newest image of a volume", listed: only("collect", func(g *gate, prefix, _ string, page []store.Info) []store.Info {
 			if prefix != "images/" {
 				return page
 			}
 			return slices.DeleteFunc(page, func(o store.Info) bool { return strings.HasSuffix(o.Name, "3") })
 		})},
 		{rare: true, name: "a collector publishes nothing", instead: skip("collect", "put", "trash/segments/")},
-		{name: "leases count as expired too soon", skew: map[string]time.Duration{"collect": repo.LeaseTTL + time.Minute}},
-		{name: "leases are not renewed", noTicks: true},
+		{rare: true, name: "leases count as expired too soon", skew: map[string]time.Duration{"collect": repo.LeaseTTL + time.Minute}},
+		{rare: true, name: "leases are not renewed", noTicks: true},
 		{rare: true, name: "a lease's clock stands still while a machine sleeps", uptime: func(p *process) time.Duration { return time.Hour + p.machine.awake }},
-		{name: "a backup's lease is gone before its image is there", instead: earlyRelease},
-		{name: "a backup does not look at what was condemned meanwhile", instead: looked, listed: only("backup", noNews), uptime: func(p *process) time.Duration {
+		{rare: true, name: "a backup's lease is gone before its image is there", instead: earlyRelease},
+		{rare: true, name: "a backup does not look at what was condemned meanwhile", instead: looked, listed: only("backup", noNews), uptime: func(p *process) time.Duration {
 			if p.kind() == "backup" {
 				return time.Hour
 			}
