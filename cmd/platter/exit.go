@@ -51,7 +51,7 @@ var causes = [...]struct {
 	{exitNoRepository, []error{repo.ErrNoRepository, s3.ErrNoBucket}},
 	{exitUsage, []error{job.ErrUsage, job.ErrConfirm}},
 	{exitFailed, nil},
-	{exitIncomplete, []error{errIncomplete}},
+	{exitIncomplete, []error{errIncomplete, job.ErrNotBooted}},
 }
 
 // status is the exit status for what a command returned. With ctx ended by a

@@ -71,3 +71,40 @@ func (c *call) printMount(o job.MountOffer) {
 	c.term.summaryf("image %s of %s is at %s: %s\n", o.Image[:shortID], o.Volume, clean(o.Dir), strings.Join(o.Files, ", "))
 	c.term.summaryf("  stop with Ctrl-C, or umount %s\n", clean(o.Dir))
 }
+
+func runBoot(ctx context.Context, c *call, args []string) error {
+	env, done, err := c.reading(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	r, err := job.Boot(ctx, env, job.BootOptions{
+		Image: args[0], Firmware: c.opts.firmware, Bus: c.opts.bus, Memory: c.opts.vmMemory, Limit: c.opts.timeout,
+		Picture: c.opts.picture, Emulate: c.opts.emulate,
+	})
+	if r != nil {
+		c.printBoot(r)
+	}
+	return err
+}
+
+func (c *call) printBoot(r *job.BootReport) {
+	if c.term.json {
+		c.term.object("summary", r)
+		return
+	}
+	by := r.Firmware
+	if !r.KVM {
+		by += ", emulated"
+	}
+	c.term.summaryf("image %s of %s, started by %s: %s after %s\n", r.Image.ID.String()[:shortID], r.Image.Volume, by, r.Verdict, tookText(r.Elapsed))
+	if r.Where != "" {
+		c.term.summaryf("  the %s said: %s\n", r.Where, clean(r.Reason))
+	}
+	if r.Picture != "" {
+		c.term.summaryf("  the last screen is in %s\n", clean(r.Picture))
+	}
+	if c.opts.verbose {
+		c.term.summaryf("%s\n", strings.TrimSpace(clean(r.Serial)+"\n"+clean(r.Screen)))
+	}
+}

@@ -59,6 +59,11 @@ type options struct {
 	tlsKey         string
 	tlsClients     string
 	format         string
+	firmware, bus  string
+	vmMemory       int64
+	timeout        time.Duration
+	picture        string
+	emulate        bool
 
 	yes        bool
 	inPlace    bool
@@ -87,6 +92,7 @@ func defaults() *options {
 	return &options{
 		repo: filepath.Join(dataDir(), "repo"), memory: 256 * mib, lockWait: 5 * time.Minute, retryFor: retry.DefaultPatience,
 		blockSize: repo.DefaultBlockSize, tracker: "auto", audit: job.AuditAuto, format: job.ExportFormats()[0],
+		bus: "virtio", vmMemory: 1024 * mib, timeout: 5 * time.Minute,
 		grace: day, minAge: day, maxDelete: 0.5, maxUnused: 0.1,
 		pruneShare: 0.5,
 	}
@@ -351,6 +357,35 @@ func nbdFlags() []flag {
 			func(o *options) pflag.Value { return text("FILE", &o.tlsClients) },
 		},
 	}, offerFlags()...)
+}
+
+func bootFlags() []flag {
+	return []flag{
+		{
+			"firmware", "", "what starts the machine (default what the image starts by)", "",
+			func(o *options) pflag.Value { return choice(&o.firmware, "bios", "uefi") },
+		},
+		{
+			"bus", "", "how the disk is attached", "",
+			func(o *options) pflag.Value { return choice(&o.bus, "virtio", "sata", "nvme") },
+		},
+		{
+			"vm-memory", "", "memory of the machine", "",
+			func(o *options) pflag.Value { return size(&o.vmMemory, 128*mib, tib) },
+		},
+		{
+			"timeout", "", "how long to wait for a login prompt", "",
+			func(o *options) pflag.Value { return span(&o.timeout, time.Second, day) },
+		},
+		{
+			"picture", "", "make a PNG of the last screen", "",
+			func(o *options) pflag.Value { return text("FILE", &o.picture) },
+		},
+		{
+			"emulate", "", "do without KVM", "",
+			func(o *options) pflag.Value { return toggle(&o.emulate) },
+		},
+	}
 }
 
 func exportFlags() []flag {

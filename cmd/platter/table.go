@@ -152,6 +152,19 @@ blocks are stored again by the next backup that meets them.
 		},
 
 		{
+			"boot", "IMAGE", "prove", "prove that a system comes up on an image",
+			`Starts IMAGE in a virtual machine without a network, and waits for a login prompt
+on its serial port or text screen. What the machine writes is forgotten. A panic,
+a rescue shell or firmware that finds nothing to start is "failed"; without any of
+these and without a prompt, nothing is proven: both exit with status 3. Under UEFI
+only the serial port can be read. It needs Debian's package qemu-system-x86, and
+ovmf for UEFI.
+
+` + imageGrammar,
+			"platter boot latest\nplatter boot --firmware uefi --picture screen.png web1/root", bootFlags(), runBoot,
+		},
+
+		{
 			"prune", "[VOLUME...]", "keep", "forget images by rules",
 			`Forgets the images that no rule keeps, of the volumes given or of all. Rules
 apply to each volume by itself; they come from the flags, or where there are

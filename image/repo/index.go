@@ -38,7 +38,7 @@ const (
 
 // MaxIndex bounds the payload of an index on writing, in bytes: it is held in
 // memory twice by those who read it.
-const MaxIndex = 16 << 20
+const MaxIndex = 8 << 20
 
 // Indexed is a segment's end, as an index holds it.
 type Indexed struct {
@@ -53,7 +53,11 @@ func (s *Indexed) IndexSize() int {
 
 // encodeIndex returns the payload of an index of segments in order of ID.
 func encodeIndex(list []Indexed) []byte {
-	b := binary.LittleEndian.AppendUint32(nil, uint32(len(list)))
+	size := indexHeader
+	for i := range list {
+		size += list[i].IndexSize()
+	}
+	b := binary.LittleEndian.AppendUint32(make([]byte, 0, size), uint32(len(list)))
 	for i := range list {
 		s := &list[i]
 		b = append(b, s.ID[:]...)

@@ -60,7 +60,7 @@ func (c *collector) index(ctx context.Context) error {
 		}
 		old = append(old, x.name)
 	}
-	if fresh := len(left) - c.covered(indexes, left); fresh < indexFloor && !worn {
+	if fresh := len(left) - c.covered(indexes, left); fresh < c.indexFloor() && !worn {
 		return nil
 	}
 	if err := c.writeIndexes(ctx, slices.Collect(maps.Values(left))); err != nil {
@@ -75,6 +75,13 @@ func (c *collector) index(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+func (c *collector) indexFloor() int {
+	if c.opts.indexFloor > 0 {
+		return c.opts.indexFloor
+	}
+	return indexFloor
 }
 
 // counting returns the segments that are there and not condemned.

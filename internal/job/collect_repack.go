@@ -85,7 +85,7 @@ type packer struct {
 	batch []source
 	moves map[image.SegmentID][]repo.Move
 	bytes int64
-	began time.Time
+	began time.Duration
 }
 
 // end leaves the catalog with what is condemned and no more.
@@ -114,7 +114,7 @@ func (p *packer) pack(ctx context.Context, kind segment.Kind, sources []source) 
 		}
 		p.batch = append(p.batch, s)
 		p.moves[s.ID] = moves
-		if p.bytes < batchMoved && time.Since(p.began) < batchTime {
+		if p.bytes < batchMoved && p.c.env.Repo.Machine.Uptime()-p.began < batchTime {
 			continue
 		}
 		if err = p.publish(ctx); err != nil || p.beaten {
@@ -130,7 +130,7 @@ func (p *packer) pack(ctx context.Context, kind segment.Kind, sources []source) 
 }
 
 func (p *packer) restart() {
-	p.batch, p.moves, p.bytes, p.began = nil, map[image.SegmentID][]repo.Move{}, 0, time.Now()
+	p.batch, p.moves, p.bytes, p.began = nil, map[image.SegmentID][]repo.Move{}, 0, p.c.env.Repo.Machine.Uptime()
 	p.c.marks.condemned = p.c.state.IDs()
 	p.c.marks.distrust(p.sources)
 }

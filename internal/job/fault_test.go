@@ -63,6 +63,7 @@ func taleSteps() []taleStep {
 		{"third backup", func(s *tale) error { return s.backup(s.b, s.a) }},
 		{"prune", (*tale).prune},
 		{"collect", (*tale).collect},
+		{"collect what was moved", (*tale).collect},
 		{"last backup", func(s *tale) error { return s.backup(s.a, s.b) }},
 	}
 }
@@ -153,7 +154,7 @@ func (s *tale) prune() error {
 }
 
 func (s *tale) collect() error {
-	_, err := Collect(context.Background(), s.env, CollectOptions{MaxDelete: 1})
+	_, err := Collect(context.Background(), s.env, CollectOptions{MaxDelete: 1, indexFloor: 1})
 	return err
 }
 

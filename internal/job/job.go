@@ -226,6 +226,9 @@ type CollectOptions struct {
 	LimitRead  int64 // bytes per second read to be moved, 0 for none
 	LimitWrite int64 // bytes per second moved, 0 for none
 	DryRun     bool
+	// indexFloor is from how many segments without an index on one is written;
+	// 0 for the default. Tests want few.
+	indexFloor int
 }
 
 // CollectReport tells what was condemned and when it goes, and what was moved.

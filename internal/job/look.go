@@ -1,10 +1,9 @@
 package job
 
 import (
-	"cmp"
 	"context"
-	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -35,45 +34,20 @@ func Images(ctx context.Context, env *Env, volume string) (list []*image.Manifes
 }
 
 func manifests(ctx context.Context, env *Env) (all []*image.Manifest, leftOut int, err error) {
-	known := map[string]*image.Manifest{}
-	if env.Catalog != nil {
-		err := env.Catalog.Manifests(ctx, func(name string, m *image.Manifest) error {
-			known[name] = m
-			return nil
-		})
-		if ctx.Err() != nil {
-			return nil, 0, ctx.Err()
-		}
-		if err != nil {
-			env.warn("%v: reading the images' manifests from the repository", err)
-		}
-	}
+	var names []string
 	err = env.Repo.Manifests(ctx, func(name string) error {
-		m := known[name]
-		if m == nil {
-			var err error
-			m, err = env.Repo.Manifest(ctx, name)
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
-			if errors.Is(err, store.ErrNotFound) {
-				return nil // pruned meanwhile
-			}
-			if err != nil {
-				env.warn("an image is left out, its manifest cannot be read: %v", err)
-				leftOut++
-				return nil
-			}
-		}
-		all = append(all, m)
+		names = append(names, name)
 		return nil
 	})
 	if err != nil {
-		return nil, leftOut, fmt.Errorf("list images: %w", err)
+		return nil, 0, fmt.Errorf("list images: %w", err)
 	}
-	slices.SortFunc(all, func(a, b *image.Manifest) int {
-		return cmp.Or(a.Time.Compare(b.Time), cmp.Compare(a.Volume, b.Volume), cmp.Compare(a.Seq, b.Seq))
-	})
+	found, leftOut, err := readManifests(ctx, env, names, knownManifests(ctx, env))
+	if err != nil {
+		return nil, 0, err
+	}
+	all = slices.Collect(maps.Values(found))
+	sortManifests(all)
 	return all, leftOut, nil
 }
 

@@ -20,7 +20,7 @@ const minPrefix = 8
 // HOST/NAME, or a NAME of this host, or else the only one of that NAME. What
 // is ambiguous is an error that lists the candidates.
 func Find(ctx context.Context, env *Env, spec string) (*image.Manifest, error) {
-	all, _, err := manifests(ctx, env)
+	all, err := candidates(ctx, env, spec)
 	if err != nil {
 		return nil, err
 	}

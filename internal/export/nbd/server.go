@@ -27,10 +27,11 @@ type Server struct {
 	// MaxConnections is how many clients may be connected at once; 0 means 64.
 	MaxConnections int
 	// Log is told of requests that failed on this side, and of clients that
-	// broke the protocol. It may be nil.
+	// broke the protocol, one call at a time. It may be nil.
 	Log func(error)
 
 	buffers *semaphore.Weighted
+	logging sync.Mutex
 }
 
 // handshakeTime bounds a handshake, so that silent clients do not take all
@@ -81,6 +82,8 @@ func clientName(c net.Conn) string {
 
 func (s *Server) log(err error) {
 	if s.Log != nil {
+		s.logging.Lock()
+		defer s.logging.Unlock()
 		s.Log(err)
 	}
 }
