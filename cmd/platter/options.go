@@ -93,7 +93,7 @@ func defaults() *options {
 		repo: filepath.Join(dataDir(), "repo"), memory: 256 * mib, lockWait: 5 * time.Minute, retryFor: retry.DefaultPatience,
 		blockSize: repo.DefaultBlockSize, tracker: "auto", audit: job.AuditAuto, format: job.ExportFormats()[0],
 		bus: "virtio", vmMemory: 1024 * mib, timeout: 5 * time.Minute,
-		grace: day, minAge: day, maxDelete: 0.5, maxUnused: 0.1,
+		grace: day, minAge: day, maxDelete: 0.5, maxUnused: 0.05,
 		pruneShare: 0.5,
 	}
 }

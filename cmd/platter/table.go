@@ -212,7 +212,7 @@ Segments that are needed in part are repacked when more than --max-unused of
 what is stored is of no use, and small ones are merged: what is in use moves to
 new segments, as it is stored, and the old ones are condemned. --limit-read and
 --limit-write bound how fast.`,
-			"platter gc\nplatter gc --dry-run\nplatter gc --max-unused 5% --limit-write 50MiB", collectFlags(), runCollect,
+			"platter gc\nplatter gc --dry-run\nplatter gc --max-unused 10% --limit-write 50MiB", collectFlags(), runCollect,
 		},
 
 		{
