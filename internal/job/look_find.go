@@ -18,51 +18,102 @@ const minPrefix = 8
 // repository), a volume (its latest), VOLUME@TIME (its latest at or before),
 // or 8 or more hex digits that begin an ID, tried in that order. A volume is
 // HOST/NAME, or a NAME of this host, or else the only one of that NAME. What
-// is ambiguous is an error that lists the candidates.
+// is ambiguous is an error that lists the candidates: also a volume of which
+// several writers made images, for one of them may not be who it seems to be.
+// SPEC%WRITER looks among the images of one writer only, named by 8 or more hex
+// digits that begin its key.
 func Find(ctx context.Context, env *Env, spec string) (*image.Manifest, error) {
 	all, err := candidates(ctx, env, spec)
 	if err != nil {
 		return nil, err
 	}
-	return find(all, env.Host, spec)
+	return env.find(all, spec)
 }
 
-func find(all []*image.Manifest, host, spec string) (*image.Manifest, error) {
+func (env *Env) find(all []*image.Manifest, spec string) (*image.Manifest, error) {
 	if len(all) == 0 {
 		return nil, fmt.Errorf("find image %q: the repository holds no images", spec)
 	}
-	if spec == "latest" {
+	what, writer, one := strings.Cut(spec, "%")
+	if one {
+		if len(writer) < minPrefix {
+			return nil, fmt.Errorf("find image %q: name a writer by %d digits or more of its key", spec, minPrefix)
+		}
+		all = slices.DeleteFunc(slices.Clone(all), func(m *image.Manifest) bool { return !strings.HasPrefix(m.Writer, strings.ToLower(writer)) })
+		if len(all) == 0 {
+			return nil, fmt.Errorf("find image %q: no image is of writer %s", spec, writer)
+		}
+	}
+	if what == "latest" {
 		return all[len(all)-1], nil
 	}
-	name, at, dated := strings.Cut(spec, "@")
-	volume, err := findVolume(all, host, name)
+	name, at, dated := strings.Cut(what, "@")
+	volume, err := findVolume(all, env.Host, name)
 	switch {
 	case err != nil:
 		return nil, err
-	case volume != "" && !dated:
-		return newest(all, volume, time.Time{}), nil
 	case volume != "":
-		before, err := ParseMoment(at)
+		line, err := env.line(all, volume)
 		if err != nil {
 			return nil, fmt.Errorf("find image %q: %w", spec, err)
 		}
-		if m := newest(all, volume, before); m != nil {
-			return m, nil
-		}
-		first := all[slices.IndexFunc(all, func(m *image.Manifest) bool { return m.Volume == volume })]
-		return nil, fmt.Errorf("find image %q: the oldest image of %s is of %s", spec, volume, first.Time.Local().Format(time.RFC3339))
+		return ofLine(line, spec, at, dated)
 	}
-	if m, err := byPrefix(all, spec); m != nil || err != nil {
+	if m, err := byPrefix(all, what); m != nil || err != nil {
 		return m, err
 	}
 	return nil, fmt.Errorf("find image %q: no volume, and no image whose ID begins so (%d digits or more): %s", spec, minPrefix, volumesThere(all))
 }
 
-// newest returns the volume's image of the highest number, of those taken
-// before a moment unless that is zero; nil if there is none.
-func newest(all []*image.Manifest, volume string, before time.Time) (best *image.Manifest) {
+// ofLine returns the newest of a line, at or before a moment if one is given.
+func ofLine(line []*image.Manifest, spec, at string, dated bool) (*image.Manifest, error) {
+	if !dated {
+		return newest(line, time.Time{}), nil
+	}
+	before, err := ParseMoment(at)
+	if err != nil {
+		return nil, fmt.Errorf("find image %q: %w", spec, err)
+	}
+	if m := newest(line, before); m != nil {
+		return m, nil
+	}
+	return nil, fmt.Errorf("find image %q: the oldest image of %s is of %s", spec, line[0].Volume, line[0].Time.Local().Format(time.RFC3339))
+}
+
+// line returns the images of a volume, oldest first. Where they are of several
+// lines, it is this writer's own, for one that cannot read, and else an error.
+func (env *Env) line(all []*image.Manifest, volume string) ([]*image.Manifest, error) {
+	lines := map[string][]*image.Manifest{}
 	for _, m := range all {
-		if m.Volume == volume && (before.IsZero() || m.Time.Before(before)) && (best == nil || m.Seq > best.Seq) {
+		if m.Volume == volume {
+			lines[m.Line()] = append(lines[m.Line()], m)
+		}
+	}
+	if mine := lineOf(env.Repo.Keys.Writer()); mine != "" && lines[mine] != nil {
+		return lines[mine], nil
+	}
+	if len(lines) == 1 {
+		for _, l := range lines {
+			return l, nil
+		}
+	}
+	var list []string
+	for _, line := range sortedKeys(lines) {
+		m := newest(lines[line], time.Time{})
+		who := "a writer who can read"
+		if line != "" {
+			who = fmt.Sprintf("writer %.16s, who cannot read", line)
+		}
+		list = append(list, fmt.Sprintf("%s of %s by %s", m.ID, m.Time.Local().Format(time.RFC3339), who))
+	}
+	return nil, fmt.Errorf("several writers made images of %s: name an image by its ID, or %s%%WRITER; the newest are %s", volume, volume, strings.Join(list, "; "))
+}
+
+// newest returns the image of the highest number, of those taken before a
+// moment unless that is zero; nil if there is none.
+func newest(line []*image.Manifest, before time.Time) (best *image.Manifest) {
+	for _, m := range line {
+		if (before.IsZero() || m.Time.Before(before)) && (best == nil || m.Seq > best.Seq) {
 			best = m
 		}
 	}

@@ -14,6 +14,7 @@ import (
 
 	"platter/block"
 	"platter/image"
+	"platter/image/keys"
 	"platter/image/repo"
 	"platter/image/store"
 	"platter/image/store/dir"
@@ -33,6 +34,11 @@ func listed() []*image.Manifest {
 	}
 }
 
+// findAt finds an image on a host, with keys that are no writer's.
+func findAt(host string, all []*image.Manifest, spec string) (*image.Manifest, error) {
+	return (&Env{Host: host, Repo: &repo.Repo{Keys: keys.New()}}).find(all, spec)
+}
+
 func TestFindUnderstandsImageNames(t *testing.T) {
 	for spec, want := range map[string]byte{
 		"latest": 8, "root": 8, "one/root": 8, "two/root": 3, "vm": 0, "tank/vm": 6, "one/tank/vm": 6,
@@ -44,7 +50,7 @@ func TestFindUnderstandsImageNames(t *testing.T) {
 		"abcdef010500000000000000000000000": 0, "abcdef01050000000000000000000000": 5,
 		"abcdef0": 0, "nothing": 0, "": 0, "root@yesterday": 0, "root@2026-10-31": 0, "nothing@2026-11-02": 0,
 	} {
-		m, err := find(listed(), "one", spec)
+		m, err := findAt("one", listed(), spec)
 		switch {
 		case want == 0 && err == nil:
 			t.Errorf("%q: got image %d, want an error", spec, m.ID[4])
@@ -57,17 +63,17 @@ func TestFindUnderstandsImageNames(t *testing.T) {
 		"abcdef01": {"abcdef0101", "abcdef0108"},
 		"nothing":  {"one/root", "two/root"},
 	} {
-		_, err := find(listed(), "one", spec)
+		_, err := findAt("one", listed(), spec)
 		for _, w := range want {
 			if err == nil || !strings.Contains(err.Error(), w) {
 				t.Errorf("%q: got %v, want it to name %q", spec, err, w)
 			}
 		}
 	}
-	if m, err := find(listed(), "three", "data"); err != nil || m.ID[4] != 5 {
+	if m, err := findAt("three", listed(), "data"); err != nil || m.ID[4] != 5 {
 		t.Errorf("this host's own data: got %v, %v", m, err)
 	}
-	if _, err := find(nil, "one", "latest"); err == nil {
+	if _, err := findAt("one", nil, "latest"); err == nil {
 		t.Error("found an image where there is none")
 	}
 }

@@ -136,7 +136,7 @@ func Undelete(ctx context.Context, env *Env, opts UndeleteOptions) (*UndeleteRep
 	if err != nil {
 		return nil, err
 	}
-	m, err := find(manifestsOf(list), env.Host, opts.Image)
+	m, err := env.find(manifestsOf(list), opts.Image)
 	if err != nil {
 		return nil, fmt.Errorf("undelete: of the deleted images: %w", err)
 	}
