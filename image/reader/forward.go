@@ -157,7 +157,7 @@ func (b *batch) scan(ctx context.Context, troubles map[int32]*trouble) error {
 		defer b.mu.Unlock()
 		for n := range f.Records {
 			for _, t := range want[f.Records[n].ID] {
-				t.suggest(image.Location{Segment: o.ID, Record: uint32(n)})
+				t.suggestOf(f.Writer, image.Location{Segment: o.ID, Record: uint32(n)})
 			}
 		}
 		return nil
@@ -193,7 +193,7 @@ func (b *batch) fromTable(ctx context.Context, want map[image.ID][]*trouble) (kn
 			}
 			found = true
 			for _, t := range ts {
-				t.suggest(at)
+				t.suggestOf(f.Writer, at)
 			}
 		}
 		missing = missing || !found

@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"platter/image"
+	"platter/image/keys"
 	"platter/image/segment"
 	"platter/image/store"
 )
@@ -16,15 +17,18 @@ import (
 // wrong hint.
 var errStale = errors.New("stored elsewhere")
 
-// maxCopies is how many places of one block are tried.
+// maxCopies is how many places of one block are tried that the index names, and
+// then of each writer: one that cannot read may have stored junk under an ID any
+// number of times, and must not hide what another stored.
 const maxCopies = 8
 
 // A trouble is a ref that could not be had yet.
 type trouble struct {
 	tried []image.Location
 	next  []image.Location // to be tried
-	at    image.Location   // of the first copy that was found bad
-	err   error            // why that one is bad
+	from  map[keys.Writer]int
+	at    image.Location // of the first copy that was found bad
+	err   error          // why that one is bad
 }
 
 // search looks for what the hints did not lead to: first in the index, then
@@ -97,6 +101,17 @@ func (b *batch) settle(troubles map[int32]*trouble, trying []int32) {
 		if !again[ref] {
 			delete(troubles, ref)
 		}
+	}
+}
+
+// suggestOf suggests a place in a writer's segment.
+func (t *trouble) suggestOf(w keys.Writer, at image.Location) {
+	if t.from == nil {
+		t.from = map[keys.Writer]int{}
+	}
+	if t.from[w] < maxCopies && !slices.Contains(t.tried, at) && !slices.Contains(t.next, at) {
+		t.from[w]++
+		t.next = append(t.next, at)
 	}
 }
 

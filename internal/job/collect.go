@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"platter/image"
+	"platter/image/keys"
 	"platter/image/repo"
 	"platter/image/segment"
 	"platter/image/store"
@@ -97,6 +98,9 @@ func beginCollect(ctx context.Context, env *Env, opts CollectOptions) (*collecto
 	c := &collector{
 		env: env, opts: opts, report: &CollectReport{DryRun: opts.DryRun}, marks: newMarks(env),
 		gone: map[image.SegmentID]bool{},
+	}
+	if !env.Repo.Keys.Writer().MayCollect() {
+		return nil, fmt.Errorf("collect: %w", keys.ErrRights)
 	}
 	rand.Read(c.run[:])
 	if err := c.alone(ctx); err != nil {

@@ -202,7 +202,7 @@ func (m *marks) images(ctx context.Context) error {
 		}
 		tag, seq, _ := repo.ParseManifestName(name)
 		if err := m.image(ctx, manifest, m.last[tag]); err != nil {
-			return fmt.Errorf("collect: image %s of %s: %w", manifest.ID, manifest.Volume, err)
+			return fmt.Errorf("collect: image %s of %s (%s): %w", manifest.ID, manifest.Volume, name, err)
 		}
 		m.done[name], m.last[tag] = true, manifest
 		m.seen[tag] = max(m.seen[tag], seq)

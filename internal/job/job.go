@@ -212,6 +212,7 @@ type PruneVerdict struct {
 	Time   time.Time `json:"time"`
 	Keep   bool      `json:"keep"`
 	Reason string    `json:"reason"`
+	name   string    // of the manifest
 }
 
 // CollectOptions bound a collection.

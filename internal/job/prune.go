@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"platter/image"
+	"platter/image/keys"
 	"platter/image/repo"
 	"platter/retention"
 )
@@ -24,6 +25,9 @@ var ErrTooMany = errors.New("more than one prune may forget")
 // prunes that may not have seen that. Where more would go than may, nothing
 // does, and the report comes with ErrTooMany.
 func Prune(ctx context.Context, env *Env, opts PruneOptions) (*PruneReport, error) {
+	if !env.Repo.Keys.Writer().MayCollect() {
+		return nil, fmt.Errorf("prune: %w", keys.ErrRights)
+	}
 	var holder *repo.Holder
 	if !opts.DryRun {
 		var run [16]byte
@@ -37,7 +41,7 @@ func Prune(ctx context.Context, env *Env, opts PruneOptions) (*PruneReport, erro
 	if err := env.sync(ctx); err != nil {
 		return nil, err
 	}
-	report, names, err := opts.judge(ctx, env)
+	report, err := opts.judge(ctx, env)
 	if err != nil {
 		return nil, err
 	}
@@ -52,30 +56,30 @@ func Prune(ctx context.Context, env *Env, opts PruneOptions) (*PruneReport, erro
 		if !holder.Valid() {
 			return report, errors.New("prune: the lease ran out: run it again")
 		}
-		name := names[v.Image]
-		if err := env.Repo.Forget(ctx, name, v.Reason); err != nil {
+		if err := env.Repo.Forget(ctx, v.name, v.Reason); err != nil {
 			return report, err
 		}
-		if err := env.Catalog.DropManifest(ctx, name); err != nil {
+		if err := env.Catalog.DropManifest(ctx, v.name); err != nil {
 			return report, err
 		}
 	}
 	return report, nil
 }
 
-// judge gives a verdict on every image, and returns the manifest name of each.
-func (o *PruneOptions) judge(ctx context.Context, env *Env) (*PruneReport, map[string]string, error) {
-	volumes, names, err := o.volumes(ctx, env)
+// judge gives a verdict on every image, those of each line by themselves: what
+// one writer calls another's volume must not push out that one's images.
+func (o *PruneOptions) judge(ctx context.Context, env *Env) (*PruneReport, error) {
+	lines, names, err := o.lines(ctx, env)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	notes, err := ReadNotes(ctx, env)
 	if err != nil {
-		return nil, nil, fmt.Errorf("prune: %w: nothing is forgotten while nobody knows what is to be kept", err)
+		return nil, fmt.Errorf("prune: %w: nothing is forgotten while nobody knows what is to be kept", err)
 	}
 	now, err := env.Repo.Store.Now(ctx)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	// Images are dated by the clocks of those who made them, here most often.
 	if here := env.Repo.Machine.Now(); here.After(now) {
@@ -89,31 +93,17 @@ func (o *PruneOptions) judge(ctx context.Context, env *Env) (*PruneReport, map[s
 		zone = time.Local
 	}
 	report := &PruneReport{DryRun: o.DryRun}
-	for _, volume := range sortedKeys(volumes) {
-		for _, line := range lines(volumes[volume]) {
-			verdicts, err := retention.ApplyRules(rules, volume, items(line, notes), now, zone)
-			if err != nil {
-				return nil, nil, fmt.Errorf("prune %s: %w: %w", volume, err, ErrUsage)
-			}
-			for _, v := range verdicts {
-				report.add(volume, v)
-			}
+	for _, line := range sortedKeys(lines) {
+		volume, _, _ := strings.Cut(line, " ")
+		verdicts, err := retention.ApplyRules(rules, volume, items(lines[line], notes), now, zone)
+		if err != nil {
+			return nil, fmt.Errorf("prune %s: %w: %w", volume, err, ErrUsage)
+		}
+		for _, v := range verdicts {
+			report.add(volume, names[line+v.ID], v)
 		}
 	}
-	return report, names, nil
-}
-
-// lines parts the images of a volume by who makes them: each line has numbers
-// of its own, and what one of them holds is no reason to drop another's.
-func lines(images []*image.Manifest) (list [][]*image.Manifest) {
-	by := map[string][]*image.Manifest{}
-	for _, m := range images {
-		by[m.Line()] = append(by[m.Line()], m)
-	}
-	for _, line := range sortedKeys(by) {
-		list = append(list, by[line])
-	}
-	return list
+	return report, nil
 }
 
 // bound refuses to forget more than may be.
@@ -142,16 +132,18 @@ func (o *PruneOptions) bound(r *PruneReport) error {
 	return fmt.Errorf("prune: the rules would forget %s: %w at once, so none is forgotten", strings.Join(over, ", "), ErrTooMany)
 }
 
-// volumes returns the images to judge by volume, and the manifest name of each
-// by image ID.
-func (o *PruneOptions) volumes(ctx context.Context, env *Env) (map[string][]*image.Manifest, map[string]string, error) {
-	volumes, names := map[string][]*image.Manifest{}, map[string]string{}
-	all := map[string]bool{}
+// lines returns the images to judge by volume and line, and the manifest name
+// of each by its line and ID: an ID alone may be another's too.
+func (o *PruneOptions) lines(ctx context.Context, env *Env) (map[string][]*image.Manifest, map[string]string, error) {
+	lines, names := map[string][]*image.Manifest{}, map[string]string{}
+	all, chosen := map[string]bool{}, map[string]bool{}
 	err := env.Catalog.Manifests(ctx, func(name string, m *image.Manifest) error {
 		all[m.Volume] = true
 		if len(o.Volumes) == 0 || slices.ContainsFunc(o.Volumes, func(v string) bool { return m.Volume == v || m.Volume == env.Host+"/"+v }) {
-			volumes[m.Volume] = append(volumes[m.Volume], m)
-			names[m.ID.String()] = name
+			line := m.Volume + " " + m.Line()
+			lines[line] = append(lines[line], m)
+			names[line+m.ID.String()] = name
+			chosen[m.Volume] = true
 		}
 		return nil
 	})
@@ -159,11 +151,11 @@ func (o *PruneOptions) volumes(ctx context.Context, env *Env) (map[string][]*ima
 		return nil, nil, err
 	}
 	for _, v := range o.Volumes {
-		if volumes[v] == nil && volumes[env.Host+"/"+v] == nil {
+		if !chosen[v] && !chosen[env.Host+"/"+v] {
 			return nil, nil, fmt.Errorf("prune: no volume %q; there are: %s: %w", v, strings.Join(sortedKeys(all), ", "), ErrUsage)
 		}
 	}
-	return volumes, names, nil
+	return lines, names, nil
 }
 
 func items(images []*image.Manifest, notes *Notes) []retention.Item {
@@ -177,9 +169,9 @@ func items(images []*image.Manifest, notes *Notes) []retention.Item {
 	return list
 }
 
-func (r *PruneReport) add(volume string, v retention.Verdict) {
+func (r *PruneReport) add(volume, name string, v retention.Verdict) {
 	r.Verdicts = append(r.Verdicts, PruneVerdict{
-		Image: v.ID, Volume: volume, Time: v.Time, Keep: v.Keep, Reason: strings.Join(v.Reasons, "; "),
+		name: name, Image: v.ID, Volume: volume, Time: v.Time, Keep: v.Keep, Reason: strings.Join(v.Reasons, "; "),
 	})
 	if v.Keep {
 		r.Kept++
