@@ -276,8 +276,8 @@ func (c *collector) delete(ctx context.Context) error {
 			c.report.Spared++
 			continue
 		}
-		if !c.settled(s) {
-			c.report.Notices = append(c.report.Notices, fmt.Sprintf("segment %s waits for a backup that began before it was condemned", s.Segment))
+		if l := c.awaits(s); l != nil {
+			c.report.Notices = append(c.report.Notices, fmt.Sprintf("segment %s waits for a backup that began before it was condemned: %s, of host %q, writer %.16s", s.Segment, l.Name, l.Host, l.Writer))
 			continue
 		}
 		problem, err := proof.needless(ctx, s.Segment)
@@ -326,13 +326,13 @@ func (c *collector) due() (list []repo.CondemnedSegment, bytes int64) {
 
 // settled reports whether every backup at work knew that s is condemned when
 // it began.
-func (c *collector) settled(s repo.CondemnedSegment) bool {
-	for _, l := range c.leases {
-		if l.Kind != repo.LeaseCollect && l.Epoch < s.Epoch {
-			return false
+func (c *collector) awaits(s repo.CondemnedSegment) *repo.Lease {
+	for i := range c.leases {
+		if l := &c.leases[i]; l.Kind != repo.LeaseCollect && l.Epoch < s.Epoch {
+			return l
 		}
 	}
-	return true
+	return nil
 }
 
 // clock says what is wrong with the store's clock, or nothing.
@@ -342,7 +342,7 @@ func (c *collector) clock(ctx context.Context) string {
 		return fmt.Sprintf("the store's clock and this machine's are %v apart: %s", apart.Round(time.Second), nothing)
 	}
 	if newest := c.marks.newest; newest.Sub(c.now) > clockSlack {
-		return fmt.Sprintf("the store's clock says %s, and an image was made at %s: %s", c.now.Format(time.RFC3339), newest.Format(time.RFC3339), nothing)
+		return fmt.Sprintf("the store's clock says %s, and image %s was made at %s: %s", c.now.Format(time.RFC3339), c.marks.newestName, newest.Format(time.RFC3339), nothing)
 	}
 	for _, s := range c.state.Segments {
 		if s.Since.Sub(c.now) > clockSlack {

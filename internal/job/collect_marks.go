@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"platter/catalog"
@@ -26,24 +27,25 @@ import (
 // has read every footer and page once; pages are checked against their IDs all
 // the same, and before anything is deleted footers are read (see prove).
 type marks struct {
-	env       *Env
-	reader    *reader.Reader
-	hasher    *image.Hasher
-	segments  map[image.SegmentID]*live // as listed
-	condemned map[image.SegmentID]bool
-	ruined    map[image.SegmentID]bool
-	damaged   map[image.Location]bool
-	trust     *trust
-	moves     []*repo.Moves
-	referred  map[image.SegmentID]bool   // segments that hints name, and that what they mean is not in
-	walked    map[image.ID]bool          // pages in segments without bits
-	done      map[string]bool            // manifests
-	last      map[string]*image.Manifest // of each volume, by tag
-	seen      map[string]uint64          // highest number seen of each volume's images, by tag
-	newest    time.Time                  // latest date of an image
-	lost      map[image.ID]bool          // found neither by hint nor by the catalog
-	content   []byte
-	pages     int64 // walked
+	env        *Env
+	reader     *reader.Reader
+	hasher     *image.Hasher
+	segments   map[image.SegmentID]*live // as listed
+	condemned  map[image.SegmentID]bool
+	ruined     map[image.SegmentID]bool
+	damaged    map[image.Location]bool
+	trust      *trust
+	moves      []*repo.Moves
+	referred   map[image.SegmentID]bool   // segments that hints name, and that what they mean is not in
+	walked     map[image.ID]bool          // pages in segments without bits
+	done       map[string]bool            // manifests
+	last       map[string]*image.Manifest // of each volume, by tag
+	seen       map[string]uint64          // highest number seen of each volume's images, by tag
+	newest     time.Time                  // latest date of an image
+	newestName string                     // of its manifest
+	lost       map[image.ID]bool          // found neither by hint nor by the catalog
+	content    []byte
+	pages      int64 // walked
 }
 
 // live is what images need of one segment.
@@ -207,7 +209,7 @@ func (m *marks) images(ctx context.Context) error {
 		m.done[name], m.last[tag] = true, manifest
 		m.seen[tag] = max(m.seen[tag], seq)
 		if manifest.Done.After(m.newest) {
-			m.newest = manifest.Done
+			m.newest, m.newestName = manifest.Done, name
 		}
 		return nil
 	})
@@ -314,27 +316,30 @@ func (m *marks) page(ctx context.Context, n, before node) error {
 // walked before.
 func (m *marks) claim(ctx context.Context, n node) (at image.Location, fresh bool, err error) {
 	at, ok, err := m.direct(ctx, &n.id, n.at)
+	places := []image.Location{at}
+	if err == nil && !ok {
+		places, err = m.places(ctx, n.id, n.at)
+	}
 	if err != nil {
 		return at, false, err
 	}
-	if !ok {
-		places, err := m.places(ctx, n.id, n.at)
-		if err != nil {
-			return at, false, err
-		}
-		for i, place := range places {
-			if at = place; i < len(places)-1 && m.segments[at.Segment] != nil {
-				m.segments[at.Segment].mark(at.Record)
-			}
+	// Of several copies each is marked, and any that was not before tells that
+	// the page was not walked.
+	whole := false // whether bits tell
+	for _, at = range places {
+		l := m.segments[at.Segment]
+		switch {
+		case l == nil:
+		case l.bits != nil:
+			whole, fresh = true, l.mark(at.Record) || fresh
+		default:
+			l.used = true
 		}
 	}
-	if l := m.segments[at.Segment]; l != nil && l.bits != nil {
-		return at, l.mark(at.Record), nil
-	} else if l != nil {
-		l.used = true
+	if !whole {
+		fresh = !m.walked[n.id]
+		m.walked[n.id] = true
 	}
-	fresh = !m.walked[n.id]
-	m.walked[n.id] = true
 	return at, fresh, nil
 }
 
@@ -436,7 +441,10 @@ func (m *marks) places(ctx context.Context, id image.ID, hint image.Location) ([
 	}
 	// Where nothing to rely on is left, what is there counts.
 	var whole, damaged []image.Location
-	for _, at := range append(known, hint) {
+	if !slices.Contains(known, hint) {
+		known = append(known, hint)
+	}
+	for _, at := range known {
 		ok, err := m.holds(ctx, &id, at)
 		switch {
 		case err != nil:

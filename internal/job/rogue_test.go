@@ -201,6 +201,14 @@ func (b *burglar) as(d *keys.Domain) {
 	b.forger.env = &Env{Repo: &r, Memory: 8 << 20, Host: "host", Catalog: b.forger.env.Catalog}
 }
 
+// epoch is that of the next condemned list, list its name.
+func (b *burglar) epoch() uint64 {
+	b.Helper()
+	return must(b.forger.env.Repo.NewestCondemned(context.Background())).Epoch + 1
+}
+
+func (b *burglar) list() string { b.Helper(); return fmt.Sprintf("trash/segments/%016x", b.epoch()) }
+
 // segments of the repository as listed, without the rogue's.
 func (b *burglar) condemned() (list []repo.CondemnedSegment) {
 	for _, n := range b.names("segments/") {
@@ -373,10 +381,10 @@ func attempts() []attempt {
 			name, _ := b.image()
 			b.plant(fmt.Sprintf("images/%s/%016x", tag, seq+1), b.objects[name])
 		}, stops: true},
-		{what: "images of its own, of another's volume, of all times", silent: true, do: func(b *burglar) {
+		{what: "images of its own, of another's volume, of all times", silent: true, stops: true, do: func(b *burglar) {
 			for _, at := range []time.Time{{}, time.Now().Add(-10 * 365 * 24 * time.Hour), time.Now().Add(10 * 365 * 24 * time.Hour)} {
 				m := &image.Manifest{ID: image.ImageID{7}, Volume: "host/disk", BlockSize: 4096, Size: 0, Time: at, Done: at}
-				must(b.forger.env.Repo.Commit(context.Background(), m))
+				b.put = append(b.put, must(b.forger.env.Repo.Commit(context.Background(), m)))
 			}
 		}},
 		{what: "an image of its own with the ID of another's", silent: true, do: func(b *burglar) {
@@ -404,19 +412,20 @@ func attempts() []attempt {
 			b.plant(fmt.Sprintf("trash/images/%s/%016x", tag, seq+1), []byte("noise"))
 		}},
 		{what: "a list that condemns everything", do: func(b *burglar) {
-			b.forge(keys.KindCondemned, "trash/segments/0000000000000002", repo.Condemned{Epoch: 2, Segments: b.condemned()})
+			b.forge(keys.KindCondemned, b.list(), repo.Condemned{Epoch: b.epoch(), Segments: b.condemned()})
 		}},
 		{what: "a list that condemns everything, under the last epoch", do: func(b *burglar) {
 			b.forge(keys.KindCondemned, "trash/segments/ffffffffffffffff", repo.Condemned{Epoch: math.MaxUint64, Segments: b.condemned()})
 		}},
 		{what: "a list that condemns everything, which nobody signed", do: func(b *burglar) {
+			name, epoch := b.list(), b.epoch()
 			impostor(b)
-			b.forge(keys.KindCondemned, "trash/segments/0000000000000002", repo.Condemned{Epoch: 2, Segments: b.condemned()})
+			b.forge(keys.KindCondemned, name, repo.Condemned{Epoch: epoch, Segments: b.condemned()})
 		}, stops: true},
 		{what: "an old list again under a new epoch", stops: true, do: func(b *burglar) {
-			b.plant("trash/segments/0000000000000002", b.objects[b.names("trash/segments/")[0]])
+			b.plant(b.list(), b.objects[b.names("trash/segments/")[0]])
 		}},
-		{what: "noise for the next list", stops: true, do: func(b *burglar) { b.plant("trash/segments/0000000000000002", []byte("noise")) }},
+		{what: "noise for the next list", stops: true, do: func(b *burglar) { b.plant(b.list(), []byte("noise")) }},
 		{what: "noise for the last list there can be", stops: true, do: func(b *burglar) { b.plant("trash/segments/ffffffffffffffff", []byte("noise")) }},
 		{what: "notes of damage of another's blocks", do: func(b *burglar) {
 			_, m := b.image()
@@ -456,7 +465,7 @@ func attempts() []attempt {
 		}},
 
 		// Leases.
-		{what: "a lease of a backup that never ends", stops: true, do: func(b *burglar) {
+		{what: "a lease of a backup that never ends", silent: true, stops: true, do: func(b *burglar) {
 			run := id
 			b.forge(keys.KindLease, "leases/"+run+"-00000001", repo.Lease{Run: run, Kind: repo.LeaseBackup, Host: "elsewhere", Boot: "boot"})
 		}},
