@@ -631,7 +631,7 @@ func (w *village) unharmed(t *testing.T, st *mem.Store, b *burglar, a attempt) {
 func (w *village) find(t *testing.T, env *Env, id image.ImageID) *image.Manifest {
 	t.Helper()
 	rogue := must(repo.Unlock(context.Background(), env.Repo.Store, w.rogue)).Keys.Writer().String()
-	for _, m := range must(manifests(context.Background(), env)) {
+	for _, m := range must(allImages(context.Background(), env)) {
 		if m.ID == id && m.Writer != rogue {
 			return m
 		}
