@@ -302,7 +302,8 @@ It watches the disks that the DEVICEs are on, or all disks of the machine.`,
 }
 
 const imageGrammar = `IMAGE is "latest", a volume (its latest image), VOLUME@TIME (the latest at or
-before that time), or an image's ID, of which 8 digits are enough.`
+before that time), or an image's ID, of which 8 digits are enough. With %WRITER
+behind it only the images of one writer count, as key list shows writers.`
 
 // arity returns how many arguments a command takes; most is -1 for any number.
 func (c command) arity() (least, most int) {
