@@ -321,21 +321,41 @@ func (r *run) suspects(ctx context.Context, parent *image.Manifest, changed *cbt
 	if len(r.damaged) == 0 && len(r.ruined) == 0 {
 		return nil
 	}
-	m, size := r.parentMap(parent), int64(parent.BlockSize)
-	for index := int64(0); index*image.PageEntries < parent.Blocks(); index++ {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		first := index * image.PageEntries
-		leaf, _, at := m.leaf(ctx, index)
-		if leaf == nil || r.ruined[at.Segment] {
-			changed.Add(block.Extent{Offset: first * size, Length: image.PageEntries * size})
+	if e, ok := changed.Next(0); ok && e.Length == changed.Size() {
+		return nil // all of it is compared as it is
+	}
+	levels := image.Levels(parent.Blocks())
+	if levels == 0 {
+		return nil
+	}
+	return r.suspect(ctx, r.parentMap(parent), levels-1, 0, int64(parent.BlockSize), changed)
+}
+
+// suspect does so below one page of the map.
+func (r *run) suspect(ctx context.Context, m *parentMap, level int, index, size int64, changed *cbt.Set) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	span := image.PageBlocks(level)
+	first := index * span
+	p, id, at := m.page(ctx, level, index)
+	switch {
+	case p == nil || r.ruined[at.Segment]:
+		changed.Add(block.Extent{Offset: first * size, Length: min(span, m.blocks-first) * size})
+		return nil
+	case id.IsZero():
+		return nil
+	}
+	for i, id := range p.Entries {
+		if id.IsZero() {
 			continue
 		}
-		for i, id := range leaf.Entries {
-			if r.damaged[id] || !id.IsZero() && r.ruined[leaf.Hints[i].Segment] {
-				changed.Add(block.Extent{Offset: (first + int64(i)) * size, Length: size})
+		if level > 0 {
+			if err := r.suspect(ctx, m, level-1, index*image.PageEntries+int64(i), size, changed); err != nil {
+				return err
 			}
+		} else if r.damaged[id] || r.ruined[p.Hints[i].Segment] {
+			changed.Add(block.Extent{Offset: (first + int64(i)) * size, Length: size})
 		}
 	}
 	return nil

@@ -154,14 +154,15 @@ func TestCheckpointThatProvesNothing(t *testing.T) {
 			d.data = append(d.data, make([]byte, 1<<20)...)
 		},
 		"a segment was collected": func(t *testing.T, env *Env, _ *steady) {
-			var first string
+			// The oldest: what was stored last may be of no checkpoint yet.
+			var first store.Info
 			err := env.Repo.Store.List(t.Context(), "segments/", func(i store.Info) error {
-				if first == "" {
-					first = i.Name
+				if first.Name == "" || i.Modified.Before(first.Modified) {
+					first = i
 				}
 				return nil
 			})
-			if err := errors.Join(err, env.Repo.Store.Delete(t.Context(), first)); err != nil {
+			if err := errors.Join(err, env.Repo.Store.Delete(t.Context(), first.Name)); err != nil {
 				t.Fatal(err)
 			}
 		},
