@@ -33,6 +33,7 @@ type upload struct {
 	mark  string // random, hex
 	// Doubt: a request of this upload may have had its effect unseen.
 	doubt bool
+	said  error // why, in the server's words
 }
 
 func newUpload(name string, parts [][]byte) *upload {
@@ -62,6 +63,10 @@ func (s *Store) Put(ctx context.Context, name string, parts ...[]byte) error {
 	if err == nil {
 		return nil
 	}
+	// What came last may have been a look for the object, whose answer has no words.
+	if u.said != nil && !errors.Is(err, u.said) && !errors.Is(err, store.ErrExists) {
+		err = fmt.Errorf("%w, after %s", err, u.said)
+	}
 	if u.doubt && !errors.Is(err, store.ErrExists) && !errors.Is(err, store.ErrNotDurable) {
 		err = fmt.Errorf("%w: %w", store.ErrNotDurable, err)
 	}
@@ -84,7 +89,7 @@ func (s *Store) put(ctx context.Context, u *upload, send func(context.Context, *
 	}
 	err := send(ctx, u)
 	if f := (*retry.Failure)(nil); errors.As(err, &f) {
-		u.doubt = u.doubt || f.Doubt
+		u.doubt, u.said = u.doubt || f.Doubt, err
 	}
 	if !errors.Is(err, store.ErrExists) {
 		return err
