@@ -112,9 +112,10 @@ func (p *process) prune() {
 		if report != nil {
 			p.s.total.forgotten += report.Dropped
 		}
-		if err != nil && !p.dead {
-			p.s.problem("%s: %v", p.name, err)
+		if err == nil || p.dead || p.excused() && strings.Contains(err.Error(), "the lease ran out") {
+			continue
 		}
+		p.s.problem("%s: %v", p.name, err)
 	}
 }
 
