@@ -90,7 +90,7 @@ func (p provider) Take(ctx context.Context, d block.Device, o snapshot.Options) 
 	if err := v.copy(path, dir); err != nil {
 		return nil, fmt.Errorf("copy %s: %w", d.Path, err)
 	}
-	if err := v.open(); err == nil {
+	if err = v.open(); err == nil {
 		err = context.Cause(ctx)
 	}
 	if err != nil {
