@@ -8,6 +8,7 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"flag"
 	"fmt"
 	"os"
@@ -58,7 +59,13 @@ func run(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
-	chosen := choose(tools(platter), o.only)
+	keyFile := filepath.Join(o.dir, "key")
+	key := make([]byte, 32)
+	rand.Read(key)
+	if err := os.WriteFile(keyFile, key, 0o600); err != nil {
+		return err
+	}
+	chosen := choose(tools(platter, keyFile), o.only)
 	c, err := newCache(filepath.Join(o.dir, "ballast"))
 	if err != nil {
 		return err

@@ -16,7 +16,7 @@ func seconds(all ...float64) (samples []sample) {
 }
 
 func TestTargetsCompareMedians(t *testing.T) {
-	r := &report{tools: tools("platter"), samples: map[string]map[string][]sample{
+	r := &report{tools: tools("platter", "key"), samples: map[string]map[string][]sample{
 		"platter": {full: seconds(6, 100, 5), restore: seconds(4)},
 		"borg":    {full: seconds(10, 9, 11), restore: seconds(20), restoreSp: seconds(15)},
 		"restic":  {restore: seconds(12)},
@@ -37,7 +37,7 @@ func TestTargetsCompareMedians(t *testing.T) {
 }
 
 func TestFastestRestoreIsAPeersThatDedupes(t *testing.T) {
-	r := &report{tools: tools("platter"), samples: map[string]map[string][]sample{
+	r := &report{tools: tools("platter", "key"), samples: map[string]map[string][]sample{
 		"platter": {restore: seconds(1)}, "qemu-img": {restore: seconds(2)},
 		"borg": {restore: seconds(9), restoreSp: seconds(7)}, "restic": {restore: seconds(8)},
 	}}

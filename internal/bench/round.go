@@ -71,7 +71,7 @@ func (r *runner) keep(tool, step string, s sample) {
 		r.samples[tool] = map[string][]sample{}
 	}
 	r.samples[tool][step] = append(r.samples[tool][step], s)
-	r.say("%-9s %-19s %7.2f s  CPU %7.2f s  peak %4d MiB  stored %5d MiB  others' CPU %5.1f s\n", tool, step,
+	r.say("%-17s %-19s %7.2f s  CPU %7.2f s  peak %4d MiB  stored %5d MiB  others' CPU %5.1f s\n", tool, step,
 		s.Wall.Seconds(), s.CPU.Seconds(), s.Peak/mib, s.Stored/mib, s.Foreign.Seconds())
 }
 

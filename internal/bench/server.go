@@ -24,7 +24,7 @@ const (
 // bucketTools are platter and a peer with their repositories in a bucket, on a
 // server for S3 that shares the machine with them.
 func bucketTools(platter string) []tool {
-	p := platterTool(platter, func(p places) string { return "s3:" + p.url + "/platter" })
+	p := platterTool(platter, func(p places) string { return "s3:" + p.url + "/platter" }, "--no-encryption")
 	p.name, p.server = "platter s3", true
 	r := resticTool(func(p places) string { return "s3:" + p.url + "/restic" })
 	r.name, r.server = "restic s3", true

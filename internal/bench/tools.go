@@ -61,14 +61,17 @@ func nights(backup func(p places, disk, tag string) command) []step {
 	}
 }
 
-// tools returns all of them, platter first.
-func tools(platter string) []tool {
+// tools returns all of them, platter first. A file of random bytes is the key
+// of platter's encrypted repositories.
+func tools(platter, keyFile string) []tool {
 	folder := func(p places) string { return p.repo }
-	all := []tool{platterTool(platter, folder), borgTool(), resticTool(folder), qemuTool(), lz4Tool()}
+	sealed := platterTool(platter, folder, "--no-recovery-key")
+	sealed.name, sealed.env = "platter encrypted", []string{"PLATTER_KEY_FILE=" + keyFile}
+	all := []tool{platterTool(platter, folder, "--no-encryption"), sealed, borgTool(), resticTool(folder), qemuTool(), lz4Tool()}
 	return append(all, bucketTools(platter)...)
 }
 
-func platterTool(program string, repo func(p places) string) tool {
+func platterTool(program string, repo func(p places) string, encryption string) tool {
 	catalog := func(p places) string { return filepath.Join(filepath.Dir(p.repo), "catalog") }
 	back := func(flags ...string) func(p places) command {
 		return func(p places) command {
@@ -83,7 +86,7 @@ func platterTool(program string, repo func(p places) string) tool {
 		start: func(p places) []command {
 			return []command{
 				{args: []string{"rm", "-rf", catalog(p)}},
-				{args: []string{program, "init", "-r", repo(p), "--catalog", catalog(p), "--no-encryption"}},
+				{args: []string{program, "init", "-r", repo(p), "--catalog", catalog(p), encryption}},
 			}
 		},
 		steps: append(nights(func(p places, night, tag string) command {
