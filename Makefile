@@ -15,9 +15,11 @@ TIMEOUT ?= 20m
 FUZZTIME ?= 10s
 FUZZTIME_LONG ?= 10m
 # Packages where goroutines share data.
-RACE ?= ./block/... ./image/store/... ./internal/job/...
+RACE ?= ./internal/job/... ./block/... ./image/store/...
+# The slowest packages begin first, so that no core waits for them in the end.
+SLOW ?= ./internal/job ./vmtests ./cmd/platter
 # Packages whose test repositories can cut xxhash64 to 8 bits.
-NARROW ?= ./image/... ./catalog/... ./internal/job/... ./cmd/... ./vmtests
+NARROW ?= ./internal/job/... ./image/... ./catalog/... ./cmd/... ./vmtests
 
 TOOL = go tool -modfile=internal/tools/go.mod
 
@@ -48,7 +50,7 @@ vet:
 	go vet ./...
 
 unit: # the seeds of the fuzz tests and a few boots are among them
-	go test -timeout $(TIMEOUT) ./...
+	go test -timeout $(TIMEOUT) $(SLOW) ./...
 
 narrow: # blocks that share their xxhash64 must stay apart: make it 8 bits
 	PLATTER_TEST_XXH8=1 go test -short -timeout $(TIMEOUT) $(NARROW)

@@ -232,6 +232,7 @@ func (s *story) unmade(err error) error {
 }
 
 func TestCommittedImagesSurviveACrashAtEveryCall(t *testing.T) {
+	sweep(t)
 	// D3, D18.
 	s := newStory(t)
 	states := 0
@@ -297,6 +298,7 @@ func (s *story) goOn(r *repo.Repo) error {
 }
 
 func TestEverySyncThatImagesLeanOnIsNeeded(t *testing.T) {
+	sweep(t)
 	// D2, D3: each sync of a segment, a manifest, the config or its key slot is
 	// left out in turn, and all of directories at once; some crash must then
 	// show it. A single sync of a directory may be made good by a later one of

@@ -27,7 +27,8 @@ import (
 // long reports whether the campaigns of hours are asked for.
 func long() bool { return os.Getenv("PLATTER_TEST_LONG") != "" }
 
-// sweep skips a test of many like steps where only races are looked for.
+// sweep skips a test of many like steps in the short passes, which look for
+// races and for blocks that share a hash.
 func sweep(t *testing.T) {
 	t.Helper()
 	if testing.Short() {
@@ -335,6 +336,7 @@ func TestEveryFlippedByteOfARepository(t *testing.T) {
 }
 
 func TestEveryFlippedByteOfASealedRepository(t *testing.T) {
+	sweep(t)
 	flipEveryByte(t, newSealedExhibit(t), 5)
 }
 
@@ -371,9 +373,15 @@ func cuts(name string, n int) []int {
 	return slices.DeleteFunc(slices.Compact(list), func(c int) bool { return c < 0 || c >= n })
 }
 
-func TestEveryTruncationOfARepository(t *testing.T) { cutEverywhere(t, newExhibit(t), 1) }
+func TestEveryTruncationOfARepository(t *testing.T) {
+	sweep(t)
+	cutEverywhere(t, newExhibit(t), 1)
+}
 
-func TestTruncationsOfASealedRepository(t *testing.T) { cutEverywhere(t, newSealedExhibit(t), 4) }
+func TestTruncationsOfASealedRepository(t *testing.T) {
+	sweep(t)
+	cutEverywhere(t, newSealedExhibit(t), 4)
+}
 
 // cutEverywhere tries every nth cut of each object, all if long.
 func cutEverywhere(t *testing.T, x *exhibit, nth int) {
@@ -400,6 +408,7 @@ func TestEveryObjectOfARepositoryDeletedOrSwapped(t *testing.T) {
 }
 
 func TestEveryObjectOfASealedRepositoryDeletedOrSwapped(t *testing.T) {
+	sweep(t)
 	deleteAndSwap(t, newSealedExhibit(t))
 }
 

@@ -54,6 +54,7 @@ func (f *far) List(ctx context.Context, prefix string, fn func(store.Info) error
 }
 
 func TestFirstByteOfAThousandVolumes(t *testing.T) {
+	sweep(t)
 	// A machine that knows nothing restores one volume of a thousand, with
 	// three images each: how many operations come before the first byte is
 	// written, and how long they take at 20 ms each, one behind the other.
