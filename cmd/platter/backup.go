@@ -24,6 +24,7 @@ func runBackup(ctx context.Context, c *call, args []string) error {
 	})
 	c.term.clear()
 	for _, r := range reports {
+		c.record.Imaged(r.Image)
 		c.printBackup(r)
 		err = errors.Join(err, incomplete(r))
 	}

@@ -8,6 +8,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"platter/internal/agent/history"
 )
 
 // A call is one invocation of the program: its flags and where it prints.
@@ -15,12 +17,14 @@ type call struct {
 	opts *options
 	term *terminal
 	root *cobra.Command
+	// record is that of this run; nobody keeps it where there is none to be.
+	record *history.Run
 }
 
 // newCall makes the commands of the table. Before flags are read, only args
 // can tell how an error is to be printed.
 func newCall(t *terminal, args []string) *call {
-	c := &call{opts: defaults(), term: t}
+	c := &call{opts: defaults(), term: t, record: new(history.Run)}
 	if i := slices.Index(args, "--json"); i >= 0 && !slices.Contains(args[:i], "--") {
 		t.json = true
 	}
@@ -118,7 +122,7 @@ func (c *call) start(cmd *cobra.Command, row command, args []string) error {
 	}
 	c.term.json, c.term.quiet, c.term.verbose = c.opts.json, c.opts.quiet, c.opts.verbose
 	limitMemory(c.opts.memory)
-	return adviseReading(row.run(cmd.Context(), c, args))
+	return adviseReading(c.recorded(cmd.Context(), row, args))
 }
 
 // fromEnvironment sets the flags that the command line left alone.

@@ -134,7 +134,7 @@ func (c *call) catalogDir(r *repo.Repo) string {
 	if c.opts.catalog != "" {
 		return c.opts.catalog
 	}
-	return filepath.Join(stateDir(), "catalog", fmt.Sprintf("%x", r.ID))
+	return filepath.Join(c.opts.stateDir(), "catalog", fmt.Sprintf("%x", r.ID))
 }
 
 // openCatalog opens the catalog as it is: jobs bring it up to date.

@@ -56,6 +56,9 @@ func runPrune(ctx context.Context, c *call, args []string) error {
 	})
 	c.term.clear()
 	if r != nil {
+		for _, v := range r.Verdicts {
+			c.record.Touched(v.Volume)
+		}
 		c.printPrune(r)
 	}
 	if errors.Is(err, job.ErrTooMany) {
@@ -110,6 +113,7 @@ func runCollect(ctx context.Context, c *call, _ []string) error {
 	})
 	c.term.clear()
 	if r != nil {
+		c.record.Stored = r.Moved
 		c.printCollect(r)
 	}
 	return err

@@ -83,6 +83,7 @@ func runBoot(ctx context.Context, c *call, args []string) error {
 		Picture: c.opts.picture, Emulate: c.opts.emulate,
 	})
 	if r != nil {
+		c.record.Used(r.Image)
 		c.printBoot(r)
 	}
 	return err

@@ -17,6 +17,7 @@ import (
 type options struct {
 	// of every command
 	repo, catalog string
+	state         string
 	memory        int64
 	lockWait      time.Duration
 	limitRead     int64 // per second, 0 for none
@@ -29,7 +30,9 @@ type options struct {
 	verbose       bool
 	help          bool
 
-	dryRun bool
+	dryRun    bool
+	failed    bool
+	verifyLog bool
 
 	blockSize    int64
 	noEncryption bool
@@ -103,8 +106,14 @@ const systemDir = "/var/lib/platter"
 // dataDir is where a repository lives when nobody says where.
 func dataDir() string { return homeDir(os.Getuid(), "XDG_DATA_HOME", ".local/share") }
 
-// stateDir is where catalogs live when nobody says where.
-func stateDir() string { return homeDir(os.Getuid(), "XDG_STATE_HOME", ".local/state") }
+// stateDir is where catalogs and records of this machine live: where somebody
+// says, or in the system's place or the user's.
+func (o *options) stateDir() string {
+	if o.state != "" {
+		return o.state
+	}
+	return homeDir(os.Getuid(), "XDG_STATE_HOME", ".local/state")
+}
 
 // configFile is where the config is: where somebody says, or in the system's
 // place or the user's.
@@ -157,6 +166,10 @@ func globalFlags() []flag {
 		{
 			"catalog", "", "catalog directory (default one per repository)", "PLATTER_CATALOG",
 			func(o *options) pflag.Value { return text("PATH", &o.catalog) },
+		},
+		{
+			"state", "", "directory of records and catalogs", "PLATTER_STATE",
+			func(o *options) pflag.Value { return text("PATH", &o.state) },
 		},
 		{
 			"memory", "", "memory for the whole process", "",
@@ -392,6 +405,26 @@ func exportFlags() []flag {
 	return []flag{{
 		"format", "", "format of the file", "",
 		func(o *options) pflag.Value { return choice(&o.format, job.ExportFormats()...) },
+	}}
+}
+
+func runsFlags() []flag {
+	return []flag{
+		{
+			"volume", "", "only those of this volume", "",
+			func(o *options) pflag.Value { return text("NAME", &o.volume) },
+		},
+		{
+			"failed", "", "only those that did not end well", "",
+			func(o *options) pflag.Value { return toggle(&o.failed) },
+		},
+	}
+}
+
+func auditFlags() []flag {
+	return []flag{{
+		"verify", "", "check that no entry was changed, moved or taken out", "",
+		func(o *options) pflag.Value { return toggle(&o.verifyLog) },
 	}}
 }
 

@@ -22,6 +22,10 @@ func runRestore(ctx context.Context, c *call, args []string) error {
 		LimitWrite: c.opts.limitWrite,
 	})
 	c.term.clear()
+	if report != nil && report.Plan != nil && report.Plan.Image != nil {
+		c.record.Used(report.Plan.Image)
+		c.record.Stored = report.Written
+	}
 	if err != nil {
 		return adviseRestore(err)
 	}

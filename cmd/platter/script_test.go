@@ -29,7 +29,22 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"platter": main})
+	testscript.Main(apart{m}, map[string]func(){"platter": main})
+}
+
+// apart keeps the records of what the tests run from those of this machine.
+type apart struct{ *testing.M }
+
+func (a apart) Run() int {
+	state, err := os.MkdirTemp("", "platter-state-")
+	if err == nil {
+		defer os.RemoveAll(state)
+		err = os.Setenv("PLATTER_STATE", state)
+	}
+	if err != nil {
+		panic(err)
+	}
+	return a.M.Run()
 }
 
 // TestScripts runs the program itself. What the commands below do stands at
@@ -45,6 +60,7 @@ func TestScripts(t *testing.T) {
 			e.Setenv("PLATTER_REPOSITORY", filepath.Join(e.WorkDir, "repo"))
 			e.Setenv("PLATTER_CATALOG", filepath.Join(e.WorkDir, "catalog"))
 			e.Setenv("XDG_STATE_HOME", filepath.Join(e.WorkDir, "state"))
+			e.Setenv("PLATTER_STATE", filepath.Join(e.WorkDir, "records"))
 			e.Setenv(testAlgorithm, os.Getenv(testAlgorithm))
 			return nil
 		},

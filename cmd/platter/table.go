@@ -89,6 +89,23 @@ days all of them once.`,
 			"platter stats\nplatter stats --json", nil, runStats,
 		},
 		{
+			"runs", "", "look", "list what ran here, and how it ended",
+			`Lists the backups, restores, verifications, prunes, collections and boots of
+this machine, those of the command line too, oldest first: the last 20,000 of
+them, and of 400 days. A run that ended without a word is listed as "died".`,
+			"platter runs\nplatter runs --failed --volume db1/root", runsFlags(), runRuns,
+		},
+		{
+			"audit", "", "look", "list who did what on this machine",
+			`Lists what was done with disks, images and keys on this machine, and by whom:
+commands that change or read what is stored, and what the agent was told.
+
+Each entry holds the hash of the one before it. With --verify, lines that were
+changed, moved or taken out are named, and that the end was cut off: the last
+hash is kept beside the log, and in the journal. Note it elsewhere, too.`,
+			"platter audit --json\nplatter audit --verify", auditFlags(), runAudit,
+		},
+		{
 			"inspect", "FILE", "look", "describe one file of a repository",
 			"Describes a file of a repository (config, key, segment or manifest), checks it,\nand says where it is damaged. It needs nothing but the file.",
 			"platter inspect /backup/repo/config", nil, runInspect,

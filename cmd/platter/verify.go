@@ -21,6 +21,10 @@ func runVerify(ctx context.Context, c *call, args []string) error {
 	if r == nil {
 		return err
 	}
+	c.record.Read = r.BytesRead
+	for _, d := range r.Damage {
+		c.record.Touched(d.Volume)
+	}
 	if c.term.json {
 		c.term.object("summary", r)
 		return err

@@ -30,6 +30,9 @@ type Machine interface {
 // thisMachine is the one that the program runs on.
 type thisMachine struct{}
 
+// ThisMachine returns the one that the program runs on.
+func ThisMachine() Machine { return thisMachine{} }
+
 func (thisMachine) Now() time.Time { return time.Now() }
 
 func (thisMachine) Uptime() time.Duration {

@@ -52,6 +52,9 @@ func Table() []Layer {
 
 		{"internal/job/...", underJob, "one run of something"},
 		{"internal/agent/config", "retention", "what the agent is told, read from files"},
+		{"internal/agent/lines", "", "files of lines that processes share"},
+		{"internal/agent/audit", "internal/agent/lines", "who did what, in a chain"},
+		{"internal/agent/history", "image image/repo internal/agent/lines", "what ran here, and how it ended"},
 		{"internal/agent/...", underJob + " internal/job/...", "jobs on a schedule, beside the disks"},
 		{"internal/server/...", underJob + " internal/job/...", "the appliance for many agents"},
 
