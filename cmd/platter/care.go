@@ -14,6 +14,7 @@ import (
 	"platter/image/repo"
 	"platter/image/store/location"
 	"platter/internal/job"
+	"platter/internal/quantity"
 )
 
 // testAlgorithm is a variable of the tests: a repository made while it is set
@@ -56,7 +57,7 @@ func runInit(ctx context.Context, c *call, _ []string) error {
 		}{r.Config.Repository, st.Location(), r.Config.BlockSize, r.Config.Encryption})
 		return nil
 	}
-	c.term.summaryf("repository %s made in %s, with blocks of %s\n", r.Config.Repository, st.Location(), formatSize(int64(r.Config.BlockSize)))
+	c.term.summaryf("repository %s made in %s, with blocks of %s\n", r.Config.Repository, st.Location(), quantity.FormatSize(int64(r.Config.BlockSize)))
 	return nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"platter/image"
 	"platter/image/repo"
 	"platter/internal/job"
+	"platter/internal/quantity"
 )
 
 // An imageLine is one image of `images --json`. Its keys are a promise to
@@ -224,7 +225,7 @@ func describe(m *image.Manifest) table {
 	if len(m.Tags) > 0 {
 		t.row("tags", strings.Join(m.Tags, ", "))
 	}
-	t.row("size", fmt.Sprintf("%s (%d bytes), %s of %s", bytesText(m.Size), m.Size, plural(m.Blocks(), "block"), formatSize(int64(m.BlockSize))))
+	t.row("size", fmt.Sprintf("%s (%d bytes), %s of %s", bytesText(m.Size), m.Size, plural(m.Blocks(), "block"), quantity.FormatSize(int64(m.BlockSize))))
 	t.row("compared", trackingText(m))
 	for _, p := range m.Tracker.Passed {
 		t.row("not by "+p.Way, p.Why)

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"platter/internal/job"
+	"platter/internal/quantity"
 )
 
 const (
@@ -105,7 +106,7 @@ func progressLine(j job.Progress, rate int64) string {
 	}
 	words = append(words, bytesText(rate)+"/s")
 	if d := left(j, rate); d > 0 {
-		words = append(words, formatSpan(d.Round(time.Second))+" left")
+		words = append(words, quantity.FormatSpan(d.Round(time.Second))+" left")
 	}
 	if j.Unchanged > 0 && j.Done > 0 {
 		words = append(words, fmt.Sprintf("%.0f %% unchanged", 100*float64(j.Unchanged)/float64(j.Done)))

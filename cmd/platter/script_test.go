@@ -26,6 +26,7 @@ import (
 	"platter/image/store/sftp"
 	"platter/image/store/sftp/sftptest"
 	"platter/image/store/vfs"
+	"platter/internal/quantity"
 )
 
 func TestMain(m *testing.M) {
@@ -118,16 +119,16 @@ func scriptStatus(ts *testscript.TestScript, neg bool, args []string) {
 
 // random FILE SIZE SEED fills a new file with bytes that depend on SEED.
 func scriptRandom(ts *testscript.TestScript, neg bool, args []string) {
-	n, err := parseSize(args[1])
+	n, err := quantity.ParseSize(args[1])
 	ts.Check(err)
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), noise(args[2], n), 0o600))
 }
 
 // poke FILE OFFSET SIZE SEED writes such bytes into a file or device.
 func scriptPoke(ts *testscript.TestScript, neg bool, args []string) {
-	off, err := parseSize(args[1])
+	off, err := quantity.ParseSize(args[1])
 	ts.Check(err)
-	n, err := parseSize(args[2])
+	n, err := quantity.ParseSize(args[2])
 	ts.Check(err)
 	f, err := os.OpenFile(ts.MkAbs(args[0]), os.O_WRONLY, 0)
 	ts.Check(err)
@@ -137,7 +138,7 @@ func scriptPoke(ts *testscript.TestScript, neg bool, args []string) {
 
 // damage REPOSITORY OFFSET flips a bit of the largest segment.
 func scriptDamage(ts *testscript.TestScript, neg bool, args []string) {
-	off, err := parseSize(args[1])
+	off, err := quantity.ParseSize(args[1])
 	ts.Check(err)
 	names, err := filepath.Glob(filepath.Join(ts.MkAbs(args[0]), "segments", "*", "*"))
 	ts.Check(err)
@@ -173,7 +174,7 @@ func noise(seed string, n int64) []byte {
 
 // size FILE SIZE cuts or extends a file, with a hole.
 func scriptSize(ts *testscript.TestScript, neg bool, args []string) {
-	n, err := parseSize(args[1])
+	n, err := quantity.ParseSize(args[1])
 	ts.Check(err)
 	f, err := os.OpenFile(ts.MkAbs(args[0]), os.O_WRONLY|os.O_CREATE, 0o600)
 	ts.Check(err)
@@ -312,7 +313,7 @@ func scriptLoop(ts *testscript.TestScript, neg bool, args []string) {
 
 // tmpfs DIR SIZE mounts a file system of so many bytes until the script ends.
 func scriptTmpfs(ts *testscript.TestScript, neg bool, args []string) {
-	n, err := parseSize(args[1])
+	n, err := quantity.ParseSize(args[1])
 	ts.Check(err)
 	mount(ts, "tmpfs", ts.MkAbs(args[0]), "tmpfs", fmt.Sprintf("size=%d", n))
 }

@@ -12,6 +12,7 @@ import (
 
 	"platter/image/keys"
 	"platter/image/repo"
+	"platter/internal/quantity"
 )
 
 // Variables that secrets come from. Passwords also come from NAME_FILE and
@@ -114,7 +115,7 @@ func readSecret(what, path string) ([]byte, error) {
 		return nil, secretError("%s: %s", what, err)
 	}
 	if len(b) > maxSecret {
-		return nil, secretError("%s: %s is larger than %s", what, path, formatSize(maxSecret))
+		return nil, secretError("%s: %s is larger than %s", what, path, quantity.FormatSize(maxSecret))
 	}
 	return b, nil
 }
@@ -131,7 +132,7 @@ func (c *call) commandSecret(ctx context.Context, what, command string) ([]byte,
 	case err != nil:
 		return nil, secretError("%s: the command ended with %s", what, err)
 	case out.Len() > maxSecret:
-		return nil, secretError("%s: the command printed more than %s", what, formatSize(maxSecret))
+		return nil, secretError("%s: the command printed more than %s", what, quantity.FormatSize(maxSecret))
 	}
 	return out.Bytes(), nil
 }

@@ -2,12 +2,12 @@ package main
 
 import (
 	"fmt"
-	"math"
 	"strconv"
 	"strings"
 	"time"
 
 	"platter/internal/job"
+	"platter/internal/quantity"
 	"platter/retention"
 )
 
@@ -76,13 +76,13 @@ func choice(p *string, words ...string) value {
 
 // size is a flag in bytes, from lowest to highest.
 func size(p *int64, lowest, highest int64) value {
-	return value{"SIZE", func() string { return formatSize(*p) }, func(s string) error {
-		n, err := parseSize(s)
+	return value{"SIZE", func() string { return quantity.FormatSize(*p) }, func(s string) error {
+		n, err := quantity.ParseSize(s)
 		if err != nil {
 			return err
 		}
 		if n < lowest || n > highest {
-			return fmt.Errorf("out of range: want %s to %s", formatSize(lowest), formatSize(highest))
+			return fmt.Errorf("out of range: want %s to %s", quantity.FormatSize(lowest), quantity.FormatSize(highest))
 		}
 		*p = n
 		return nil
@@ -100,7 +100,7 @@ func power(p *int64, lowest, highest int64) value {
 		}
 		if *p&(*p-1) != 0 {
 			*p = old
-			return fmt.Errorf("not a power of two: want one from %s to %s", formatSize(lowest), formatSize(highest))
+			return fmt.Errorf("not a power of two: want one from %s to %s", quantity.FormatSize(lowest), quantity.FormatSize(highest))
 		}
 		return nil
 	}
@@ -113,7 +113,7 @@ func rate(p *int64) value {
 		if *p == 0 {
 			return ""
 		}
-		return formatSize(*p)
+		return quantity.FormatSize(*p)
 	}, size(p, 64*kib, tib).set}
 }
 
@@ -131,13 +131,13 @@ func count(p *int, highest int) value {
 
 // span is a length of time, from lowest to highest.
 func span(p *time.Duration, lowest, highest time.Duration) value {
-	return value{"DURATION", func() string { return formatSpan(*p) }, func(s string) error {
-		d, err := parseSpan(s)
+	return value{"DURATION", func() string { return quantity.FormatSpan(*p) }, func(s string) error {
+		d, err := quantity.ParseSpan(s)
 		if err != nil {
 			return err
 		}
 		if d < lowest || d > highest {
-			return fmt.Errorf("out of range: want %s to %s", formatSpan(lowest), formatSpan(highest))
+			return fmt.Errorf("out of range: want %s to %s", quantity.FormatSpan(lowest), quantity.FormatSpan(highest))
 		}
 		*p = d
 		return nil
@@ -207,7 +207,7 @@ func moment(p *time.Time) value {
 		}
 		return timeText(*p)
 	}, func(s string) error {
-		if d, err := parseSpan(s); err == nil && d > 0 {
+		if d, err := quantity.ParseSpan(s); err == nil && d > 0 {
 			*p = time.Now().Add(d)
 			return nil
 		}
@@ -218,106 +218,4 @@ func moment(p *time.Time) value {
 		*p = t
 		return nil
 	}}
-}
-
-// sizeUnits are powers of 1024, largest first. A single letter means the same
-// as with "iB".
-var sizeUnits = [...]struct {
-	name  string
-	bytes int64
-}{{"EiB", 1 << 60}, {"PiB", 1 << 50}, {"TiB", tib}, {"GiB", gib}, {"MiB", mib}, {"KiB", kib}, {"B", 1}}
-
-// parseSize reads a size in bytes: 65536, 64KiB, 1GiB.
-func parseSize(s string) (int64, error) {
-	digits := strings.TrimLeft(s, "0123456789")
-	number, unit := s[:len(s)-len(digits)], strings.TrimSpace(digits)
-	n, err := strconv.ParseInt(number, 10, 64)
-	if number == "" || err != nil && n != math.MaxInt64 {
-		return 0, fmt.Errorf("want a size such as 64KiB, 1GiB or a number of bytes")
-	}
-	for _, u := range sizeUnits {
-		if unit == "" || strings.EqualFold(unit, u.name) || u.bytes > 1 && strings.EqualFold(unit, u.name[:1]) {
-			if unit == "" {
-				u.bytes = 1
-			}
-			if err != nil || n > math.MaxInt64/u.bytes {
-				return 0, fmt.Errorf("out of range: sizes end at %s", formatSize(1<<62))
-			}
-			return n * u.bytes, nil
-		}
-	}
-	return 0, fmt.Errorf("unknown unit %q: want KiB, MiB, GiB or TiB, powers of 1024", unit)
-}
-
-// formatSize is the exact reverse of parseSize, in the largest unit that fits.
-func formatSize(n int64) string {
-	for _, u := range sizeUnits {
-		if n != 0 && u.bytes > 1 && n%u.bytes == 0 {
-			return strconv.FormatInt(n/u.bytes, 10) + u.name
-		}
-	}
-	return strconv.FormatInt(n, 10)
-}
-
-// spanUnits are those of a span, largest first. Days have 24 hours and years
-// 365 days: a span never asks a calendar.
-var spanUnits = [...]struct {
-	name string
-	d    time.Duration
-}{{"y", 365 * day}, {"w", 7 * day}, {"d", day}, {"h", time.Hour}, {"m", time.Minute}, {"s", time.Second}}
-
-// parseSpan reads a length of time: 90s, 5m, 24h, 30d, 2w, 1y, 1d12h, 0.
-func parseSpan(s string) (time.Duration, error) {
-	if s == "0" {
-		return 0, nil
-	}
-	var total time.Duration
-	for rest := s; rest != ""; {
-		tail := strings.TrimLeft(rest, "0123456789")
-		n, err := strconv.ParseInt(rest[:len(rest)-len(tail)], 10, 64)
-		unit := unitSpan(tail)
-		if err != nil || unit == 0 {
-			return 0, fmt.Errorf("want a length of time such as 5m, 24h, 30d, 2w or 1y")
-		}
-		if n > int64(math.MaxInt64-total)/int64(unit) {
-			return 0, fmt.Errorf("out of range: lengths of time end at 292y")
-		}
-		total += time.Duration(n) * unit
-		rest = tail[1:]
-	}
-	if s == "" {
-		return 0, fmt.Errorf("empty; give a length of time such as 24h or 30d")
-	}
-	return total, nil
-}
-
-func unitSpan(tail string) time.Duration {
-	for _, u := range spanUnits {
-		if strings.HasPrefix(tail, u.name) {
-			return u.d
-		}
-	}
-	return 0
-}
-
-// formatSpan writes whole seconds as parseSpan reads them, in hours at most up
-// to two days and in days beyond.
-func formatSpan(d time.Duration) string {
-	if d == 0 {
-		return "0"
-	}
-	var b strings.Builder
-	for _, u := range spanUnits {
-		if u.d > day || u.d == day && d < 2*day {
-			continue
-		}
-		if n := d / u.d; n > 0 {
-			fmt.Fprintf(&b, "%d%s", n, u.name)
-			d -= n * u.d
-		}
-	}
-	if b.Len() == 0 {
-		return "less than 1s"
-	}
-	return b.String()
 }

@@ -9,6 +9,7 @@ import (
 
 	"platter/block/snapshot"
 	"platter/image"
+	"platter/internal/quantity"
 )
 
 // shortID is how many digits of an image's ID people are shown.
@@ -112,7 +113,7 @@ func tookText(d time.Duration) string {
 	case d < time.Minute:
 		return fmt.Sprintf("%.1f s", d.Seconds())
 	default:
-		return formatSpan(d.Round(time.Second))
+		return quantity.FormatSpan(d.Round(time.Second))
 	}
 }
 
