@@ -24,6 +24,10 @@ type Config struct {
 	// Policies are in the order of the files and, within one, as they stand
 	// there: of those that match an image the first one counts.
 	Policies []retention.Rule
+
+	Agent        Agent
+	Repositories []Repository // in the order of the files
+	Jobs         []*Job       // likewise
 }
 
 // maxFile bounds a file in bytes.
@@ -58,12 +62,24 @@ func Load(path string) (*Config, error) {
 			where[table.String()] = name
 		}
 		c.Files = append(c.Files, name)
-		c.Policies = append(c.Policies, f.policies...)
+		problems = append(problems, c.add(f))
 	}
+	problems = append(problems, c.join()...)
 	if err := errors.Join(problems...); err != nil {
 		return nil, err
 	}
 	return c, nil
+}
+
+// add takes over what a file says.
+func (c *Config) add(f *file) (problem error) {
+	c.Policies = append(c.Policies, f.policies...)
+	c.Repositories = append(c.Repositories, f.repos...)
+	c.Jobs = append(c.Jobs, f.jobs...)
+	if f.agent != nil {
+		c.Agent, problem = f.agent.settings(f)
+	}
+	return problem
 }
 
 // files returns the names of the files there are.

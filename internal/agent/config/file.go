@@ -20,12 +20,21 @@ type file struct {
 	meta       toml.MetaData
 	tables     []toml.Key // that may be defined once in all files
 	policies   []retention.Rule
+	agent      *agent // nil where the file has no such table
+	repos      []Repository
+	jobs       []*Job
 }
 
 // content is what a file may hold.
 type content struct {
-	Policy map[string]policy `toml:"policy"`
+	Agent      agent                 `toml:"agent"`
+	Repository map[string]repository `toml:"repository"`
+	Job        map[string]job        `toml:"job"`
+	Policy     map[string]policy     `toml:"policy"`
 }
+
+// named are the tables of which there are several, each with a name.
+var named = []string{"repository", "job", "policy"}
 
 // parse reads one file. The error joins all problems found.
 func parse(name, text string) (*file, error) {
@@ -38,19 +47,49 @@ func parse(name, text string) (*file, error) {
 	problems := f.unknown()
 	for _, key := range f.meta.Keys() {
 		switch {
-		case key[0] != "policy":
+		case !slices.Contains(named, key[0]):
+			if f.meta.Type(key[0]) == "Hash" && f.table(key[:1]) {
+				problems = append(problems, f.single(key[0], &c)...)
+			}
 		case len(key) == 1 && f.meta.Type(key...) != "Hash":
 			problems = append(problems, f.problem(key, "%s: want tables [%s.NAME]", key, key))
 		case len(key) > 1 && f.table(key[:2]):
-			p := c.Policy[key[1]]
-			rule, problem := p.rule(key[1])
-			if problem != "" {
-				problems = append(problems, f.problem(key[:2], "%s", problem))
-			}
-			f.policies = append(f.policies, rule)
+			problems = append(problems, f.several(key[0], key[1], &c)...)
 		}
 	}
 	return f, errors.Join(sortProblems(problems)...)
+}
+
+// single takes a table of which there is one.
+func (f *file) single(table string, c *content) []*Problem {
+	if table == "agent" {
+		f.agent = &c.Agent
+	}
+	return nil
+}
+
+// several takes a table of those that have names.
+func (f *file) several(table, name string, c *content) (problems []*Problem) {
+	switch table {
+	case "policy":
+		p := c.Policy[name]
+		rule, problem := p.rule(name)
+		if problem != "" {
+			problems = append(problems, f.problem([]string{table, name}, "%s", problem))
+		}
+		f.policies = append(f.policies, rule)
+	case "repository":
+		r := c.Repository[name]
+		repo, list := r.repository(f, name)
+		problems = append(problems, list...)
+		f.repos = append(f.repos, repo)
+	case "job":
+		in := c.Job[name]
+		j, list := in.job(f, name)
+		problems = append(problems, list...)
+		f.jobs = append(f.jobs, j)
+	}
+	return problems
 }
 
 // mismatch is the text of the library's errors that come without a position.
