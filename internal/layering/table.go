@@ -50,15 +50,25 @@ func Table() []Layer {
 		{"internal/export", "image/...", "what an image is when it is offered as a disk"},
 		{"internal/export/...", "block/... image/... internal/export", "one way to offer it each"},
 
+		{"internal/quantity", "", "sizes and lengths of time as people type them"},
+
 		{"internal/job/...", underJob, "one run of something"},
-		{"internal/agent/config", "retention", "what the agent is told, read from files"},
 		{"internal/agent/lines", "", "files of lines that processes share"},
 		{"internal/agent/audit", "internal/agent/lines", "who did what, in a chain"},
 		{"internal/agent/history", "image image/repo internal/agent/lines", "what ran here, and how it ended"},
-		{"internal/agent/...", underJob + " internal/job/...", "jobs on a schedule, beside the disks"},
+		{"internal/agent/schedule", "internal/quantity", "when a job is due: pure reckoning"},
+		{"internal/agent/event", "", "what the agent tells of its jobs"},
+		{"internal/agent/owned", "", "files in nobody else's hands"},
+		{"internal/agent/systemd", "", "who started the agent"},
+		{"internal/agent/hook", "internal/agent/owned", "an operator's programs"},
+		{"internal/agent/config", "retention internal/quantity internal/agent/schedule", "what the agent is told, read from files"},
+		{"internal/agent", "internal/agent/config internal/agent/schedule internal/agent/event", "jobs on a schedule, beside the disks"},
+		{"internal/agent/child", "internal/agent internal/agent/config internal/agent/hook internal/agent/owned", "runs as processes of their own"},
+		{"internal/agent/socket", "internal/agent", "asking an agent that runs"},
+		{"internal/agent/...", underJob + " internal/quantity internal/job/...", "what else the agent needs"},
 		{"internal/server/...", underJob + " internal/job/...", "the appliance for many agents"},
 
-		{"cmd/...", underJob + " internal/job/... internal/agent/... internal/server/...", "arguments in, one call, a report out"},
+		{"cmd/...", underJob + " internal/quantity internal/job/... internal/agent/... internal/server/...", "arguments in, one call, a report out"},
 
 		{"internal/layering", "", "this table"},
 		{"internal/bench/workload", "", "a disk on two nights"},

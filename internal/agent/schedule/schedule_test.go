@@ -277,8 +277,11 @@ func TestWindow(t *testing.T) {
 }
 
 func TestJitterIsStableAndSpreads(t *testing.T) {
-	if Jitter(0, "a") != 0 || Jitter(time.Hour, "m", "job") != Jitter(time.Hour, "m", "job") {
-		t.Error("jitter changes")
+	if j := Jitter(0, "a"); j != 0 {
+		t.Errorf("no jitter is %v", j)
+	}
+	if j := Jitter(time.Hour, "machine", "job"); j.Round(time.Second) != 48*time.Minute+41*time.Second {
+		t.Errorf("the place of a job in an hour is now %v: every machine's runs move", j)
 	}
 	quarters := map[time.Duration]int{}
 	for i := range 400 {

@@ -1,0 +1,100 @@
+package agent
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// state is what is on disk.
+type state struct {
+	Version int             `json:"version"`
+	Paused  pause           `json:"paused,omitzero"`
+	Jobs    map[string]kept `json:"jobs"`
+}
+
+// A store keeps the state in a file of a directory.
+type store struct{ dir string }
+
+const (
+	stateName    = "agent.json"
+	stateVersion = 1
+	asideSuffix  = ".damaged"
+)
+
+// load returns what is there. What cannot be read is put aside, and is no
+// reason to run nothing; the error tells of it.
+func (s store) load() (state, error) {
+	path := filepath.Join(s.dir, stateName)
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return state{}, nil
+	}
+	var st state
+	if err == nil {
+		err = json.Unmarshal(b, &st)
+	}
+	if err == nil && st.Version != stateVersion {
+		err = fmt.Errorf("version %d, want %d", st.Version, stateVersion)
+	}
+	if err != nil {
+		err = fmt.Errorf("what the last agent left in %s cannot be used: %w: runs that it missed are not caught up; it is kept as %s", path, err, path+asideSuffix)
+		return state{}, errors.Join(err, os.Rename(path, path+asideSuffix))
+	}
+	return st, nil
+}
+
+// save makes the state durable, in place of the last one.
+func (s store) save(st state) error {
+	st.Version = stateVersion
+	b, err := json.MarshalIndent(st, "", " ")
+	if err == nil {
+		err = replace(s.dir, stateName, b)
+	}
+	if err != nil {
+		return fmt.Errorf("state of the agent: %w", err)
+	}
+	return nil
+}
+
+// replace writes a file under another name, and gives it its own when it is
+// durable.
+func replace(dir, name string, b []byte) (err error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(dir, name+".*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			_ = os.Remove(f.Name())
+		}
+	}()
+	_, err = f.Write(b)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err = os.Rename(f.Name(), filepath.Join(dir, name)); err != nil {
+		return err
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+func (a *Agent) save() error {
+	st := state{Paused: a.paused, Jobs: map[string]kept{}}
+	for _, j := range a.jobs {
+		if !j.gone || j.Running != nil {
+			st.Jobs[j.conf.Name] = j.kept
+		}
+	}
+	return a.store.save(st)
+}
