@@ -41,6 +41,10 @@ func NewSet(size int64) *Set {
 // Size returns the size of the device in bytes.
 func (s *Set) Size() int64 { return s.size }
 
+// Unit returns the size in bytes of what the set tells apart: e is added in
+// whole units.
+func (s *Set) Unit() int64 { return 1 << s.shift }
+
 // Add puts e into the set. What lies outside the device is left out.
 func (s *Set) Add(e block.Extent) {
 	first, last, ok := s.span(e)

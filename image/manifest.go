@@ -45,9 +45,13 @@ type Manifest struct {
 	// all-zero for the first.
 	Predecessor Digest `json:"predecessor"`
 
-	Tracker    Tracking       `json:"tracker"`
-	Audit      *Audit         `json:"audit,omitempty"` // of what the tracker vouched for
-	Changes    []Change       `json:"changes,omitempty"`
+	Tracker Tracking    `json:"tracker"`
+	Audit   *Audit      `json:"audit,omitempty"` // of what the tracker vouched for
+	Changes []Change    `json:"changes,omitempty"`
+	Free    []FreeSpace `json:"free_space,omitempty"` // of each filesystem that was asked
+	// LeftOut: zeros of this image may stand for what was free, in it or in an
+	// image that it was tracked from.
+	LeftOut    bool           `json:"left_out,omitempty"`
 	Fuzzy      bool           `json:"fuzzy,omitempty"`      // written to while it was read
 	Unreadable []block.Extent `json:"unreadable,omitempty"` // ranges that could not be read and hold zeros
 	Warnings   []string       `json:"warnings,omitempty"`
@@ -110,10 +114,21 @@ type Change struct {
 	Bytes     int64  `json:"bytes"`                // in whole blocks
 }
 
+// FreeSpace is what a filesystem on the device says is free. Of that the image
+// has zeros, or what was there when it was last in use.
+type FreeSpace struct {
+	Partition int    `json:"partition,omitempty"` // number, 0 for the whole device
+	Content   string `json:"filesystem"`
+	Bytes     int64  `json:"bytes"`         // in whole blocks
+	Read      int64  `json:"read_bytes"`    // of the filesystem's records, to know that
+	Why       string `json:"why,omitempty"` // why it was not believed, and all of it counts as used
+}
+
 // Stats counts what a backup did. All are bytes unless named otherwise.
 type Stats struct {
 	Read      int64 `json:"read"`      // read from the device
 	Zero      int64 `json:"zero"`      // zeros, holes included
+	Free      int64 `json:"free"`      // not read, as its filesystem says that nothing is there: zeros in the image
 	Unchanged int64 `json:"unchanged"` // equal to the parent at the same offset
 	Known     int64 `json:"known"`     // stored before, elsewhere
 	New       int64 `json:"new"`       // plain bytes stored by this run

@@ -134,6 +134,8 @@ type view struct {
 	still   error
 	frozen  time.Duration
 	notes   []string
+	before  func(context.Context) error // runs before each freeze that ends the passes; nil for none
+	after   func(context.Context, error)
 	atRest  func() // for tests: the device is frozen, and read
 }
 
@@ -150,6 +152,15 @@ func (v *view) Frozen() time.Duration { return v.frozen }
 
 // Notes are what the run's report should say of how the view came about.
 func (v *view) Notes() []string { return v.notes }
+
+// Around has a view of this package call before ahead of its moment, and after
+// when the moment is over, with the error if there was none: more than once,
+// where the device did not come to rest. An error of before ends the copy.
+func Around(s snapshot.View, before func(context.Context) error, after func(context.Context, error)) {
+	if v, ok := s.(*view); ok {
+		v.before, v.after = before, after
+	}
+}
 
 // Keep cannot: there is no snapshot.
 func (v *view) Keep(context.Context) error {

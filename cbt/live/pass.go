@@ -77,10 +77,13 @@ func (v *view) look(d time.Duration) (seen bool, err error) {
 func (v *view) Pass(ctx context.Context) (src block.Source, again *cbt.Set, last bool, err error) {
 	r := &v.round
 	if r.synced {
-		held, err := v.freeze(ctx)
+		held, err := v.between(ctx)
 		if err == nil {
 			v.round, v.still = round{}, nil
 			return &v.hold, held, true, nil
+		}
+		if errors.Is(err, errBefore) {
+			return nil, nil, true, err
 		}
 		if ctx.Err() != nil || !errors.Is(err, errAgain) || r.freezes >= maxFreezes {
 			return v.giveUp(ctx, err)
@@ -140,6 +143,23 @@ func (v *view) filesystems() (*freeze.Filesystems, error) {
 
 // errAgain means that a freeze was in vain, and another one may not be.
 var errAgain = errors.New("the disk did not come to rest")
+
+// errBefore wraps what the caller's part before the freeze fails with.
+var errBefore = errors.New("get the device ready")
+
+// between freezes between what the caller wants done before and after.
+func (v *view) between(ctx context.Context) (held *cbt.Set, err error) {
+	if v.before == nil {
+		return v.freeze(ctx)
+	}
+	if err = v.before(ctx); err != nil {
+		err = fmt.Errorf("%w: %w", errBefore, err)
+	} else {
+		held, err = v.freeze(ctx)
+	}
+	v.after(ctx, err)
+	return held, err
+}
 
 // freeze reads what is left while nothing is written, and returns it.
 func (v *view) freeze(ctx context.Context) (held *cbt.Set, err error) {

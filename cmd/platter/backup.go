@@ -8,7 +8,12 @@ import (
 )
 
 func runBackup(ctx context.Context, c *call, args []string) error {
-	if c.opts.volume != "" && len(args) > 1 {
+	switch {
+	case c.opts.all && len(args) > 0:
+		return advise(usagef("backup: --all is every disk, and there is %s besides", plural(len(args), "device")), "leave one of them out")
+	case !c.opts.all && len(args) == 0:
+		return advise(usagef("backup: DEVICE... is missing"), "usage: platter backup DEVICE... [FLAGS], or --all for every disk; see what there is with: platter devices")
+	case c.opts.volume != "" && (len(args) > 1 || c.opts.all):
 		return advise(usagef("backup: --volume names one volume, and there are %d devices", len(args)), "image them one by one, or leave --volume out")
 	}
 	env, done, err := c.writing(ctx)
@@ -16,10 +21,15 @@ func runBackup(ctx context.Context, c *call, args []string) error {
 		return err
 	}
 	defer done()
+	if c.opts.all {
+		if args, err = c.disks(env); err != nil {
+			return err
+		}
+	}
 	reports, err := job.Backup(ctx, env, job.BackupOptions{
 		Devices: args, Volume: c.opts.volume, Tags: c.opts.tags, Tracker: c.opts.tracker, Ways: ways(), Audit: c.opts.audit, Live: c.opts.live,
-		RepositoryOnDevice: c.opts.onDevice,
-		AllowUnreadable:    c.opts.allowUnreadable, ReplaceDevice: c.opts.replaceDevice, DryRun: c.opts.dryRun,
+		RepositoryOnDevice: c.opts.onDevice, AllBlocks: c.opts.allBlocks, Hooks: c.opts.hooks,
+		AllowUnreadable: c.opts.allowUnreadable, ReplaceDevice: c.opts.replaceDevice, DryRun: c.opts.dryRun,
 		LimitRead: c.opts.limitRead,
 	})
 	c.term.clear()
@@ -29,6 +39,25 @@ func runBackup(ctx context.Context, c *call, args []string) error {
 		err = errors.Join(err, incomplete(r))
 	}
 	return err
+}
+
+// disks are what --all means, and what it leaves out is said.
+func (c *call) disks(env *job.Env) ([]string, error) {
+	disks, left, err := job.Disks(env, c.opts.onDevice)
+	if err != nil {
+		return nil, err
+	}
+	for _, l := range left {
+		if c.term.json {
+			c.term.object("left_out", l)
+		} else {
+			c.term.notef("platter: not %s: %s", l.Device, l.Why)
+		}
+	}
+	if len(disks) == 0 {
+		return nil, advise(errors.New("backup: --all finds no disk to image"), "name devices; see what there is with: platter devices")
+	}
+	return disks, nil
 }
 
 func (c *call) printBackup(r *job.BackupReport) {
@@ -46,8 +75,11 @@ func (c *call) printBackup(r *job.BackupReport) {
 	for _, p := range m.Tracker.Passed {
 		c.term.summaryf("  not by %s: %s\n", p.Way, p.Why)
 	}
-	c.term.summaryf("  read %s at %s/s: zero %s, unchanged %s, known %s, new %s\n",
-		bytesText(s.Read), bytesText(perSecond(s.Read, r.Elapsed)), bytesText(s.Zero), bytesText(s.Unchanged), bytesText(s.Known), bytesText(s.New))
+	c.term.summaryf("  read %s at %s/s: zero %s, free %s, unchanged %s, known %s, new %s\n",
+		bytesText(s.Read), bytesText(perSecond(s.Read, r.Elapsed)), bytesText(s.Zero), bytesText(s.Free), bytesText(s.Unchanged), bytesText(s.Known), bytesText(s.New))
+	for _, text := range freeTexts(m) {
+		c.term.summaryf("  free in %s\n", text)
+	}
 	if text := auditText(m); text != "" {
 		c.term.summaryf("  read besides, to prove the tracker: %s\n", text)
 	}

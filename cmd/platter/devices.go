@@ -6,26 +6,66 @@ import (
 	"strings"
 
 	"platter/block"
+	"platter/block/snapshot"
+	"platter/block/snapshot/reflink"
+	"platter/internal/job"
 )
 
-func runDevices(_ context.Context, c *call, _ []string) error {
-	devices, err := block.Devices()
+func runDevices(ctx context.Context, c *call, args []string) error {
+	devices, err := look(args)
 	if err != nil {
-		return fmt.Errorf("list devices: %w", err)
-	}
-	if c.term.json {
-		for _, d := range devices {
-			c.term.object("device", d)
-		}
-		return nil
+		return err
 	}
 	t := table{}
-	t.row("DEVICE", "SIZE", "KIND", "NAME", "HOLDS", "IMAGE", "WHY")
+	t.row("DEVICE", "SIZE", "KIND", "NAME", "HOLDS", "VIEW", "TRACKER", "WHY")
 	for _, d := range devices {
-		t.row(d.Path, bytesText(d.Size), d.Kind, d.Name, contentText(d.Info), d.How, d.Why)
+		w := ways().Look(ctx, d)
+		if c.term.json {
+			c.term.object("device", w)
+			continue
+		}
+		t.row(d.Path, bytesText(d.Size), d.Kind, d.Name, contentText(d.Info), orElse(w.View, "none"), orElse(w.Tracker, "-"), wayText(w, c.term.verbose))
 	}
-	c.term.table(t)
-	return nil
+	if !c.term.json {
+		c.term.table(t)
+	}
+	return ctx.Err()
+}
+
+// look returns the devices named, or all of the machine.
+func look(args []string) (devices []block.Device, err error) {
+	if len(args) == 0 {
+		if devices, err = block.Devices(); err != nil {
+			return nil, fmt.Errorf("list devices: %w", err)
+		}
+	}
+	for _, path := range args {
+		d, err := block.Look(path)
+		if err != nil {
+			return nil, err
+		}
+		devices = append(devices, d)
+	}
+	return devices, nil
+}
+
+// wayText says why a device is imaged as it is, and why not better: of ways
+// that are for devices of another kind only where all is asked for.
+func wayText(w job.DeviceWay, all bool) string {
+	text := w.Because
+	if len(w.Usage) > 0 && w.View != "" && w.View != snapshot.Direct {
+		text = w.Usage[0].String() + "; " + text
+	}
+	if w.Cost != "" {
+		text += " (" + w.Cost + ")"
+	}
+	for _, p := range w.NotBy {
+		logical, file := strings.HasPrefix(p.Way, "lvm"), p.Way == reflink.Name
+		if all || p.Way != snapshot.Direct && logical == (w.Kind == block.KindLVM) && file == (w.Kind == block.KindFile) {
+			text += "; not by " + p.Way + ": " + p.Why
+		}
+	}
+	return text
 }
 
 // contentText says in a few words what is on a device.

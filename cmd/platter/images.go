@@ -176,6 +176,9 @@ func runShow(ctx context.Context, c *call, args []string) error {
 	defer done()
 	m, err := job.Find(ctx, env, args[0])
 	if err != nil {
+		if set, e := job.FindSet(ctx, env, args[0]); e == nil {
+			return c.showSet(ctx, env, set)
+		}
 		return err
 	}
 	known := c.imageNotes(ctx, env)
@@ -191,6 +194,20 @@ func runShow(ctx context.Context, c *call, args []string) error {
 	t := describe(m)
 	describeNotes(&t, m.ID, known)
 	c.term.table(t)
+	return nil
+}
+
+// showSet lists what one run made of several devices.
+func (c *call) showSet(ctx context.Context, env *job.Env, set []*image.Manifest) error {
+	known := c.imageNotes(ctx, env)
+	if c.term.json {
+		for _, m := range set {
+			c.term.object("image", lineOf(m).with(m.ID, known))
+		}
+		return nil
+	}
+	c.term.printf("set %s: %s, see each with: platter show ID\n", set[0].Set, plural(len(set), "image"))
+	c.term.table(imageTable(set, known))
 	return nil
 }
 
@@ -221,6 +238,9 @@ func describe(m *image.Manifest) table {
 	var t table
 	t.row("image", m.ID)
 	t.row("volume", fmt.Sprintf("%s, number %d", m.Volume, m.Seq))
+	if m.Set != "" {
+		t.row("set", m.Set)
+	}
 	t.row("taken", fmt.Sprintf("%s on %s, in %s, by platter %s", timeText(m.Time), m.Host, tookText(m.Done.Sub(m.Time)), m.Tool))
 	if len(m.Tags) > 0 {
 		t.row("tags", strings.Join(m.Tags, ", "))
@@ -231,7 +251,10 @@ func describe(m *image.Manifest) table {
 		t.row("not by "+p.Way, p.Why)
 	}
 	s := m.Stats
-	t.row("read", fmt.Sprintf("%s; zero %s, unchanged %s, known %s, new %s", bytesText(s.Read), bytesText(s.Zero), bytesText(s.Unchanged), bytesText(s.Known), bytesText(s.New)))
+	t.row("read", fmt.Sprintf("%s; zero %s, free %s, unchanged %s, known %s, new %s", bytesText(s.Read), bytesText(s.Zero), bytesText(s.Free), bytesText(s.Unchanged), bytesText(s.Known), bytesText(s.New)))
+	for _, text := range freeTexts(m) {
+		t.row("free in", text)
+	}
 	if text := auditText(m); text != "" {
 		t.row("and to prove", text)
 	}

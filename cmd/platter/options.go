@@ -51,6 +51,9 @@ type options struct {
 	audit           string
 	live            bool
 	onDevice        bool
+	allBlocks       bool
+	all             bool
+	hooks           job.Hooks
 	allowUnreadable bool
 	replaceDevice   bool
 
@@ -98,6 +101,7 @@ func defaults() *options {
 		bus: "virtio", vmMemory: 1024 * mib, timeout: 5 * time.Minute,
 		grace: day, minAge: day, maxDelete: 0.5, maxUnused: 0.05,
 		pruneShare: 0.5,
+		hooks:      job.Hooks{Limit: job.DefaultHookLimit},
 	}
 }
 
@@ -151,6 +155,7 @@ type flag struct {
 const (
 	minMemory, maxMemory = 128 * mib, tib
 	maxLockWait          = 7 * day
+	maxHook              = day
 	maxRetryFor          = 30 * day
 	maxKeep              = 1_000_000
 	maxGrace             = 10 * 365 * day
@@ -277,6 +282,10 @@ func keyAddFlags() []flag {
 func backupFlags() []flag {
 	return []flag{
 		{
+			"all", "", "image every disk of the machine, as a set", "",
+			func(o *options) pflag.Value { return toggle(&o.all) },
+		},
+		{
 			"volume", "", "name of the volume (default from the device's serial number or path)", "",
 			func(o *options) pflag.Value { return text("NAME", &o.volume) },
 		},
@@ -297,8 +306,28 @@ func backupFlags() []flag {
 			func(o *options) pflag.Value { return choice(&o.audit, job.AuditAuto, job.AuditFull, job.AuditOff) },
 		},
 		{
+			"before", "", "run this before the moment of the image; no image if it fails", "",
+			func(o *options) pflag.Value { return text("COMMAND", &o.hooks.Before) },
+		},
+		{
+			"before-may-fail", "", "image all the same if --before fails", "",
+			func(o *options) pflag.Value { return toggle(&o.hooks.MayFail) },
+		},
+		{
+			"after", "", "run this when the moment is over, whatever came of it", "",
+			func(o *options) pflag.Value { return text("COMMAND", &o.hooks.After) },
+		},
+		{
+			"hook-limit", "", "how long each of them may take", "",
+			func(o *options) pflag.Value { return span(&o.hooks.Limit, time.Second, maxHook) },
+		},
+		{
 			"repository-on-device", "", "image a device that is in use though the repository lies on it", "",
 			func(o *options) pflag.Value { return toggle(&o.onDevice) },
+		},
+		{
+			"all-blocks", "", "keep what filesystems call free, too", "",
+			func(o *options) pflag.Value { return toggle(&o.allBlocks) },
 		},
 		{
 			"live", "", "image a device in use that has no still view, as fuzzy", "",

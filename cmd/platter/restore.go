@@ -16,8 +16,39 @@ func runRestore(ctx context.Context, c *call, args []string) error {
 		return err
 	}
 	defer done()
+	if len(args) == 2 && !strings.Contains(args[1], "=") {
+		return c.restore(ctx, env, args[0], args[1])
+	}
+	set, err := job.FindSet(ctx, env, args[0])
+	if err != nil {
+		return err
+	}
+	targets, err := job.Assign(set, args[1:])
+	if err != nil {
+		return err
+	}
+	for _, t := range targets {
+		if err := c.restore(ctx, env, t.Image.ID.String(), t.Target); err != nil {
+			return err
+		}
+	}
+	if n := len(set) - len(targets); n > 0 {
+		c.term.notef("platter: %s of the set %s not restored: no target was named", plural(n, "image"), wereText(n))
+	}
+	return nil
+}
+
+func wereText(n int) string {
+	if n == 1 {
+		return "was"
+	}
+	return "were"
+}
+
+// restore writes one image to one target.
+func (c *call) restore(ctx context.Context, env *job.Env, image, target string) error {
 	report, err := job.Restore(ctx, env, job.RestoreOptions{
-		Image: args[0], Target: args[1], InPlace: c.opts.inPlace, NoReadBack: c.opts.noReadBack, DryRun: c.opts.dryRun,
+		Image: image, Target: target, InPlace: c.opts.inPlace, NoReadBack: c.opts.noReadBack, DryRun: c.opts.dryRun,
 		Confirm:    func(p *job.RestorePlan) (bool, error) { return c.confirm(ctx, p) },
 		LimitWrite: c.opts.limitWrite,
 	})

@@ -43,11 +43,13 @@ lost data.`,
 			"platter init -r /backup/repo\nplatter init -r /backup/repo --block-size 128KiB --key-file /root/platter.key", initFlags(), runInit,
 		},
 		{
-			"backup", "DEVICE...", "make", "image disks, partitions or files",
+			"backup", "[DEVICE...]", "make", "image disks, partitions or files",
 			`Images each DEVICE: a disk, a partition, a logical volume, a loop device or a
-file. The first image reads and stores everything but zeros; each later one
-stores only the blocks that changed. Every image is whole: it can be restored,
-and deleted, without the others.
+file; with --all every disk of the machine but those that the repository lies on.
+Images of several devices are a set. The first image reads and stores everything
+but zeros and what filesystems call free; each later one stores only the blocks
+that changed. Every image is whole: it can be restored, and deleted, without the
+others.
 
 A device in use is imaged from a snapshot of it where one can be taken (logical
 volumes, files on btrfs and XFS), which also tells what changed since the image
@@ -57,14 +59,22 @@ still for a moment: the image is of that moment. This needs root and a kernel
 that can be traced; without, a device in use is refused, or imaged as it changes
 with --live.
 
+Commands can be run around the moment of which the image is (--before, --after),
+as to have a database write back what it has in memory. They get PLATTER_HOOK
+(before or after), PLATTER_DEVICES and PLATTER_VOLUMES (one a line), PLATTER_RUN,
+and PLATTER_OUTCOME (taken or failed) after it.
+
 Every run reads a few places again that the tracker calls unchanged, and in 30
 days all of them once.`,
 			"platter backup /dev/sda\nplatter backup --volume db1/root --tag before-upgrade /dev/vg0/root-snapshot", backupFlags(), runBackup,
 		},
 		{
-			"devices", "", "make", "list devices that can be imaged",
-			"Lists this machine's block devices with what is on them and the name that a\nvolume of each would have.",
-			"platter devices\nplatter devices --json", nil, runDevices,
+			"devices", "[DEVICE...]", "make", "list devices that can be imaged, and how",
+			`Lists this machine's block devices, or the devices and files given, with what is
+on them, the name that a volume of each would have, and how each would be imaged:
+by which still view, by which tracker, and why not by a better one. With -v that
+is said of every way there is.`,
+			"platter devices\nplatter devices -v /dev/sda /srv/vm.img", nil, runDevices,
 		},
 
 		{
@@ -74,8 +84,8 @@ days all of them once.`,
 			"platter images\nplatter images --json db1/root\nplatter images --deleted", imagesFlags(), runImages,
 		},
 		{
-			"show", "IMAGE", "look", "show all about one image",
-			"Shows what an image is of, when and how it was made, and what it cost.\n\n" + imageGrammar,
+			"show", "IMAGE", "look", "show all about one image, or a set",
+			"Shows what an image is of, when and how it was made, and what it cost. For\nIMAGE the ID of a set (8 digits of it) may stand: then its images are listed.\n\n" + imageGrammar,
 			"platter show latest\nplatter show db1/root@2026-01-31T03:00:00Z", nil, runShow,
 		},
 		{
@@ -112,13 +122,17 @@ hash is kept beside the log, and in the journal. Note it elsewhere, too.`,
 		},
 
 		{
-			"restore", "IMAGE TARGET", "return", "write an image back to a disk or a file",
+			"restore", "IMAGE TARGET...", "return", "write an image back to a disk or a file",
 			`Writes IMAGE to TARGET: a disk, a partition, or a file, which is made if it does
 not exist. Shows the plan and asks first; without a terminal, --yes says so.
 Every block is checked before it is written, and TARGET is read back at the end.
 
 A target that is mounted, in use, too small or otherwise wrong is refused
 before anything is written.
+
+For IMAGE the ID of a set may stand (8 digits of it), the images that one backup
+made of several devices: then each TARGET is VOLUME=TARGET, and one is restored
+after the other.
 
 ` + imageGrammar,
 			"platter restore latest /dev/sdb\nplatter restore --yes db1/root@2026-01-31 /var/tmp/root.img", restoreFlags(), runRestore,

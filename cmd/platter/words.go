@@ -35,6 +35,9 @@ func notes(m *image.Manifest) []string {
 	if m.Fuzzy {
 		list = append(list, "fuzzy")
 	}
+	if m.Set != "" {
+		list = append(list, fmt.Sprintf("set %.*s", shortID, m.Set))
+	}
 	if n := unreadable(m); n > 0 {
 		list = append(list, bytesText(n)+" unreadable")
 	}
@@ -70,6 +73,23 @@ func trackingText(m *image.Manifest) string {
 		text += ", in a still view by " + v
 	}
 	return text
+}
+
+// freeTexts say how much filesystems call free, and which were not believed.
+func freeTexts(m *image.Manifest) (list []string) {
+	for _, f := range m.Free {
+		text := f.Content
+		if f.Partition > 0 {
+			text = fmt.Sprintf("partition %d (%s)", f.Partition, f.Content)
+		}
+		if f.Why != "" {
+			text += ": read all the same: " + f.Why
+		} else {
+			text += ": " + bytesText(f.Bytes)
+		}
+		list = append(list, text)
+	}
+	return list
 }
 
 // auditText says what was read that a tracker had called unchanged.

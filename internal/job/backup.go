@@ -19,6 +19,7 @@ import (
 	"platter/block/snapshot"
 	"platter/catalog"
 	"platter/cbt"
+	"platter/cbt/full"
 	"platter/image"
 	"platter/image/keys"
 	"platter/image/repo"
@@ -250,14 +251,20 @@ func (r *run) device(ctx context.Context, s *subject) (*BackupReport, error) {
 	}
 	defer tracker.Close()
 	m := r.manifest(s)
+	free, err := r.vacant(ctx, s.view, m)
+	if err != nil {
+		return nil, fmt.Errorf("back up %s: %w", s.path, err)
+	}
 	changed, err := r.changed(ctx, tracker, m, s.parent)
 	if err != nil {
 		return nil, fmt.Errorf("back up %s: %w", s.path, err)
 	}
 	before, resumed := r.stored(), r.resumed
-	if err := r.proven(ctx, s.view, m, s.parent, changed); err != nil {
+	if err := r.proven(ctx, s.view, m, s.parent, changed, free); err != nil {
 		return nil, fmt.Errorf("back up %s: %w", s.path, err)
 	}
+	s.letGo()
+	s.warn(m)
 	report := &BackupReport{Image: m, DryRun: r.opts.DryRun, Resumed: r.resumed - resumed}
 	if err := r.settle(ctx, s, tracker, report); err != nil {
 		return nil, fmt.Errorf("back up %s: %w", s.path, err)
@@ -365,10 +372,10 @@ func otherDevice(a, b block.Info) bool {
 	return a.Identity != "" && b.Identity != "" && a.Identity != b.Identity
 }
 
-// image reads what may have changed, stores what is new and sets the
-// manifest's root. When it returns, all that the map needs is durable.
-func (r *run) image(ctx context.Context, view snapshot.View, m, parent *image.Manifest, changed *cbt.Set) error {
-	p := &pass{run: r, src: view, m: m, parent: parent, changed: changed, counts: new(counters)}
+// image reads what may have changed and is not free, stores what is new and
+// sets the manifest's root. When it returns, all that the map needs is durable.
+func (r *run) image(ctx context.Context, view snapshot.View, m, parent *image.Manifest, changed, free *cbt.Set) error {
+	p := &pass{run: r, src: view, m: m, parent: parent, changed: changed, free: free, counts: new(counters)}
 	if parent != nil {
 		p.counts.changes = newChanges(m.Device)
 	}
@@ -396,9 +403,10 @@ func (r *run) image(ctx context.Context, view snapshot.View, m, parent *image.Ma
 	m.Done = r.env.Repo.Machine.Now().UTC()
 	c := p.counts
 	m.Stats = image.Stats{
-		Read: c.read.Load(), Zero: c.zero.Load(), Unchanged: c.unchanged.Load(),
+		Read: c.read.Load(), Zero: c.zero.Load(), Free: c.free.Load(), Unchanged: c.unchanged.Load(),
 		Known: c.known.Load(), New: c.fresh.Load(),
 	}
+	m.LeftOut = free != nil || parent != nil && parent.LeftOut && m.Tracker.Name != full.Name
 	if parent != nil {
 		m.Changes = c.changes.list()
 	}
@@ -412,6 +420,7 @@ type pass struct {
 	src        block.Source
 	m, parent  *image.Manifest
 	changed    *cbt.Set
+	free       *cbt.Set // left out where all of a block is in it; nil for none
 	counts     *counters
 	unreadable []block.Extent
 }
@@ -421,7 +430,7 @@ func (p *pass) do(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	m, r := p.m, p.run
 	pl := &planner{
-		src: p.src, size: m.Size, blockSize: int64(m.BlockSize), changed: p.changed, parent: r.parentMap(p.parent),
+		src: p.src, size: m.Size, blockSize: int64(m.BlockSize), changed: p.changed, free: p.free, parent: r.parentMap(p.parent),
 		perChunk: max(1, chunkSize/m.BlockSize), steps: steps, chunks: chunks, counts: p.counts,
 	}
 	marks := r.checkpoints(p)

@@ -15,8 +15,8 @@ import (
 
 // counters of a running backup, in bytes.
 type counters struct {
-	done, read, zero, unchanged, known, fresh atomic.Int64
-	changes                                   *changes // from the parent; nil not to count them
+	done, read, zero, free, unchanged, known, fresh atomic.Int64
+	changes                                         *changes // from the parent; nil not to count them
 }
 
 // imager reads chunks and finds or stores their blocks. One serves all workers

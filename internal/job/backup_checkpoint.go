@@ -87,6 +87,9 @@ func (r *run) proof(p *pass) string {
 	if !proven {
 		return ""
 	}
+	if p.free != nil {
+		moment += ", without free space"
+	}
 	return moment
 }
 

@@ -45,6 +45,7 @@ type planner struct {
 	size      int64
 	blockSize int64
 	changed   *cbt.Set
+	free      *cbt.Set   // of whole blocks that hold nothing; nil for none
 	parent    *parentMap // nil for none
 	perChunk  int        // blocks
 	steps     chan<- step
@@ -55,8 +56,9 @@ type planner struct {
 	from  int64
 
 	// The first ranges that end after where the walk is: of what may hold data,
-	// and of what may have changed. Both begin at size when there is none.
-	data, dirty block.Extent
+	// of what may have changed, of what is free. They begin at size when there
+	// is none.
+	data, dirty, vacant block.Extent
 }
 
 // walk sends every step and chunk in order.
@@ -97,9 +99,8 @@ func (p *planner) subtree(ctx context.Context, level int, index int64) error {
 			p.counts.done.Add(e.Length)
 			return p.send(ctx, step{level: level, id: id, at: at})
 		}
-	} else if p.hole(e) && p.whole(e) {
-		p.counts.zero.Add(e.Length)
-		p.counts.done.Add(e.Length)
+	} else if before, _, _ := p.parent.node(ctx, level, index); p.empty(e) && p.whole(e) && before.IsZero() {
+		p.leaveOut(e)
 		return p.send(ctx, step{level: level})
 	}
 	if level == 0 {
@@ -126,6 +127,22 @@ func (p *planner) below(ctx context.Context, level int, index int64) error {
 // hole reports whether e holds no data. The walk has reached e.
 func (p *planner) hole(e block.Extent) bool { return p.data.Offset >= e.End() }
 
+// empty reports whether e holds nothing: it is a hole, or free. The walk has
+// reached e.
+func (p *planner) empty(e block.Extent) bool {
+	return p.hole(e) || p.vacant.Offset <= e.Offset && p.vacant.End() >= e.End()
+}
+
+// leaveOut counts what is not read because it is empty.
+func (p *planner) leaveOut(e block.Extent) {
+	if p.hole(e) {
+		p.counts.zero.Add(e.Length)
+	} else {
+		p.counts.free.Add(e.Length)
+	}
+	p.counts.done.Add(e.Length)
+}
+
 // touched reports whether anything in e may have changed. The walk has reached
 // e.
 func (p *planner) touched(e block.Extent) bool { return p.dirty.Offset < e.End() }
@@ -135,14 +152,19 @@ func (p *planner) whole(e block.Extent) bool {
 	return p.dirty.Offset <= e.Offset && p.dirty.End() >= e.End()
 }
 
-// seek moves data and dirty to the first ranges that end after off.
+// seek moves data, dirty and vacant to the first ranges that end after off.
 func (p *planner) seek(off int64) error {
-	if p.dirty.End() <= off && p.dirty.Offset < p.size {
+	next := func(e *block.Extent, set *cbt.Set) {
+		if set == nil || e.End() > off || e.Offset >= p.size {
+			return
+		}
 		var ok bool
-		if p.dirty, ok = p.changed.Next(off); !ok {
-			p.dirty = block.Extent{Offset: p.size}
+		if *e, ok = set.Next(off); !ok {
+			*e = block.Extent{Offset: p.size}
 		}
 	}
+	next(&p.dirty, p.changed)
+	next(&p.vacant, p.free)
 	if p.data.End() > off || p.data.Offset >= p.size {
 		return nil
 	}
@@ -176,12 +198,11 @@ func (p *planner) leaf(ctx context.Context, index int64) error {
 			l.page.Entries[i], l.page.Hints[i] = l.before.Entries[i], l.before.Hints[i]
 			p.counts.unchanged.Add(e.Length)
 			p.counts.done.Add(e.Length)
-		case p.hole(e):
+		case p.empty(e):
 			if l.before != nil && !l.before.Entries[i].IsZero() {
 				p.counts.changes.add(e)
 			}
-			p.counts.zero.Add(e.Length)
-			p.counts.done.Add(e.Length)
+			p.leaveOut(e)
 		default:
 			read[i] = true
 			wanted++

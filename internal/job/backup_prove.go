@@ -40,17 +40,21 @@ type prover struct {
 	m       *image.Manifest
 	parent  *parentMap
 	changed *cbt.Set // may have changed, says the tracker: not read here
+	free    *cbt.Set // holds nothing: nor is this; nil for none
+	// leftOut: zeros of the image before may stand for what was free then.
+	leftOut bool
 	hasher  *image.Hasher
 	slow    *throttle
 	data    block.Extent // first range that may hold data and ends after where the walk is
 
 	read   int64          // bytes
 	missed []block.Extent // had changed all the same
+	unsure []block.Extent // may have: see doubtful
 }
 
-func (r *run) prover(view snapshot.View, m, parent *image.Manifest, changed *cbt.Set) *prover {
+func (r *run) prover(view snapshot.View, m, parent *image.Manifest, changed, free *cbt.Set) *prover {
 	return &prover{
-		run: r, src: view, m: m, parent: r.parentMap(parent), changed: changed, hasher: r.env.Repo.Hasher(),
+		run: r, src: view, m: m, parent: r.parentMap(parent), changed: changed, free: free, leftOut: parent.LeftOut, hasher: r.env.Repo.Hasher(),
 		slow: newThrottle(r.opts.LimitRead),
 	}
 }
@@ -86,7 +90,8 @@ func (p *prover) check(ctx context.Context, e block.Extent) error {
 // wanted reports whether a block is one that the tracker vouches for. Nothing
 // can be said of one whose place in the image before cannot be read.
 func (p *prover) wanted(leaf *image.Page, n int64) bool {
-	return leaf != nil && n < p.parent.blocks && !p.changed.Contains(p.blocks(n, 1))
+	e := p.blocks(n, 1)
+	return leaf != nil && n < p.parent.blocks && !p.changed.Contains(e) && (p.free == nil || !p.free.Contains(e))
 }
 
 func (p *prover) blocks(n, count int64) block.Extent {
@@ -111,9 +116,12 @@ func (p *prover) compare(ctx context.Context, leaf *image.Page, n, count int64, 
 	for i := range count {
 		before := leaf.Entries[(n+i)%image.PageEntries]
 		b := buf[i*size : min((i+1)*size, int64(len(buf)))]
-		if p.hasher.Compare(b, before) != before {
-			p.missed = append(p.missed, p.blocks(n+i, 1))
-			p.missed = mergeExtents(p.missed)
+		switch {
+		case p.hasher.Compare(b, before) == before:
+		case before.IsZero() && p.leftOut:
+			p.unsure = mergeExtents(append(p.unsure, p.blocks(n+i, 1)))
+		default:
+			p.missed = mergeExtents(append(p.missed, p.blocks(n+i, 1)))
 		}
 	}
 	return nil
@@ -182,12 +190,12 @@ func canaries(d block.Info) []block.Extent {
 // before, the night's share of the audit after. A tracker that missed a write
 // has its history ended, and every block is compared at once, in the same
 // still view.
-func (r *run) proven(ctx context.Context, view snapshot.View, m, parent *image.Manifest, changed *cbt.Set) error {
+func (r *run) proven(ctx context.Context, view snapshot.View, m, parent *image.Manifest, changed, free *cbt.Set) error {
 	m.Audit = &image.Audit{Since: m.Time}
 	if m.Tracker.Name == full.Name {
-		return r.image(ctx, view, m, parent, changed)
+		return r.image(ctx, view, m, parent, changed, free)
 	}
-	p := r.prover(view, m, parent, changed)
+	p := r.prover(view, m, parent, changed, free)
 	for _, e := range canaries(m.Device) {
 		if err := p.check(ctx, e); err != nil {
 			return fmt.Errorf("check canaries: %w", err)
@@ -196,15 +204,22 @@ func (r *run) proven(ctx context.Context, view snapshot.View, m, parent *image.M
 	m.Audit.Canaries, p.read = p.read, 0
 	missed, err := p.judge(ctx, view)
 	if err == nil && len(missed) == 0 {
-		if err = r.image(ctx, view, m, parent, changed); err == nil {
+		for _, e := range p.unsure {
+			changed.Add(e)
+		}
+		p.unsure = nil
+		if err = r.image(ctx, view, m, parent, changed, free); err == nil {
 			missed, err = r.audit(ctx, p, view, parent)
 		}
 	}
-	if err != nil || len(missed) == 0 {
+	switch {
+	case err != nil:
 		return err
+	case len(missed) == 0:
+		return r.doubtful(ctx, view, m, p.unsure)
 	}
 	r.alarm(m, missed)
-	return r.image(ctx, view, m, parent, cbt.Unknown(m.Size))
+	return r.image(ctx, view, m, parent, cbt.Unknown(m.Size), free)
 }
 
 // judge returns what the tracker missed. Of a device that goes on being

@@ -12,6 +12,7 @@ import (
 	"platter/block/snapshot"
 	"platter/cbt"
 	"platter/cbt/full"
+	passes "platter/cbt/live"
 	"platter/image"
 )
 
@@ -115,6 +116,8 @@ type subject struct {
 	passed   []image.Passed
 	way      way // that the view was taken by
 	view     snapshot.View
+	notes    []string // for the image
+	release  func()   // called once the device need not be still any more; nil for none
 }
 
 // subject looks at the i-th device, and changes nothing.
@@ -171,6 +174,9 @@ func (r *run) hold(ctx context.Context, s *subject) error {
 		if ctx.Err() != nil {
 			return fmt.Errorf("back up %s: %w", s.path, context.Cause(ctx))
 		}
+		if errors.Is(err, errHook) {
+			return fmt.Errorf("back up %s: %w", s.path, err)
+		}
 		if w.provider == nil {
 			return err
 		}
@@ -182,12 +188,33 @@ func (r *run) hold(ctx context.Context, s *subject) error {
 	return r.unheld(s)
 }
 
-func (r *run) take(ctx context.Context, s *subject, w way) (snapshot.View, error) {
-	if w.provider == nil {
-		return snapshot.OpenDirect(s.path, r.opts.Live)
-	}
+// take takes a view by one way, between the hooks. A device that is read itself
+// has to be still until it is read, one that is copied while it is written to
+// when the rest of it is read.
+func (r *run) take(ctx context.Context, s *subject, w way) (view snapshot.View, err error) {
 	if err := r.checkSelf(s, w); err != nil {
 		return nil, err
+	}
+	if w.method() == passes.Method {
+		if view, err = r.takeNow(ctx, s, w); err == nil {
+			passes.Around(view, func(ctx context.Context) error { return r.before(ctx, s) }, func(ctx context.Context, err error) { r.after(ctx, err, s) })
+		}
+		return view, err
+	}
+	if err = r.before(ctx, s); err == nil {
+		view, err = r.takeNow(ctx, s, w)
+	}
+	if err == nil && w.provider == nil {
+		s.release = func() { r.after(ctx, nil, s) }
+		return view, nil
+	}
+	r.after(ctx, err, s)
+	return view, err
+}
+
+func (r *run) takeNow(ctx context.Context, s *subject, w way) (snapshot.View, error) {
+	if w.provider == nil {
+		return snapshot.OpenDirect(s.path, r.opts.Live)
 	}
 	ctx, cancel := context.WithTimeout(ctx, takeLimit)
 	defer cancel()
@@ -253,6 +280,14 @@ func (s *subject) base(ways Ways, method string) string {
 	return ""
 }
 
+// letGo says that the device need not be still any more.
+func (s *subject) letGo() {
+	if s.release != nil {
+		s.release()
+		s.release = nil
+	}
+}
+
 // track opens the tracker of the subject's way. One that cannot be opened is
 // no reason not to make an image.
 func (s *subject) track(ctx context.Context) (cbt.Tracker, error) {
@@ -272,6 +307,7 @@ func (s *subject) track(ctx context.Context) (cbt.Tracker, error) {
 }
 
 func (s *subject) close(env *Env) {
+	s.letGo()
 	if err := s.view.Close(); err != nil {
 		env.warn("%s: %v", s.path, err)
 	}

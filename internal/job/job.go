@@ -70,10 +70,12 @@ type BackupOptions struct {
 	// Ways are the still views and trackers there are.
 	Ways            Ways
 	Live            bool  // image a device that is in use and fits no still view, as fuzzy
+	AllBlocks       bool  // read and keep what filesystems call free, too
 	AllowUnreadable bool  // go on past read errors, recording the ranges
 	ReplaceDevice   bool  // allow another device under a known volume name
 	DryRun          bool  // read and compare, store nothing
 	LimitRead       int64 // bytes per second, 0 for none
+	Hooks           Hooks
 	// RepositoryOnDevice allows a device that is in use to be imaged to a
 	// repository that lies on it.
 	RepositoryOnDevice bool
