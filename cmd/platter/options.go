@@ -92,6 +92,10 @@ type options struct {
 	reason     string
 	hold       bool
 	until      time.Time
+
+	socket   string // of the agent
+	pauseFor time.Duration
+	stopRuns bool
 }
 
 func defaults() *options {
@@ -501,6 +505,33 @@ func configFlag() flag {
 	return flag{
 		"config", "", "the config (default platter.toml in /etc/platter)", "PLATTER_CONFIG",
 		func(o *options) pflag.Value { return text("FILE", &o.config) },
+	}
+}
+
+// maxPause bounds how long jobs are paused for by one command; without a length
+// they are until somebody says so.
+const maxPause = 366 * day
+
+func socketFlag() flag {
+	return flag{
+		"socket", "", "where the agent is asked (default in /run/platter)", "PLATTER_SOCKET",
+		func(o *options) pflag.Value { return text("PATH", &o.socket) },
+	}
+}
+
+func agentFlags() []flag { return []flag{configFlag(), socketFlag()} }
+
+func pauseFlags() []flag {
+	return []flag{
+		{
+			"for", "", "how long; without it until job resume", "",
+			func(o *options) pflag.Value { return span(&o.pauseFor, 0, maxPause) },
+		},
+		{
+			"stop", "", "stop runs that go on; they go on where they were", "",
+			func(o *options) pflag.Value { return toggle(&o.stopRuns) },
+		},
+		socketFlag(),
 	}
 }
 

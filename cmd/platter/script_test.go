@@ -10,10 +10,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
@@ -87,6 +89,7 @@ func TestScripts(t *testing.T) {
 			"tree":   scriptTree,
 			"json":   scriptJSON,
 			"hold":   scriptHold,
+			"await":  scriptAwait,
 			"newer":  scriptNewer,
 			"loop":   scriptLoop,
 			"tmpfs":  scriptTmpfs,
@@ -257,6 +260,20 @@ func scriptHold(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	ts.Check(unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB))
 	ts.Defer(func() { f.Close() })
+}
+
+// await PATTERN COMMAND... runs a command until what it prints matches.
+func scriptAwait(ts *testscript.TestScript, neg bool, args []string) {
+	want := regexp.MustCompile("(?m)" + args[0])
+	var last string
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		if err := ts.Exec(args[1], args[2:]...); err == nil {
+			if last = ts.ReadFile("stdout"); want.MatchString(last) != neg {
+				return
+			}
+		}
+	}
+	ts.Fatalf("%q never prints %q, but\n%s", args[1:], args[0], last)
 }
 
 // newer REPOSITORY gives the config the format version of a later program.

@@ -26,6 +26,7 @@ var groups = [...]struct{ id, title string }{
 	{"prove", "Prove them:"},
 	{"keep", "Keep what is wanted:"},
 	{"care", "Take care:"},
+	{"run", "Let it run by itself:"},
 }
 
 // commands is the table.
@@ -313,6 +314,66 @@ It watches the disks that the DEVICEs are on, or all disks of the machine.`,
 			"tracker stop", "", "care", "stop the tracer",
 			"Stops the tracer and ends the history of every disk: the next image of each is\ncompared in full.",
 			"platter tracker stop", nil, runTrackerStop,
+		},
+		{
+			"config reload", "", "care", "have the agent read its config again",
+			`Has the agent that runs read its config again, as systemctl reload does. With a
+mistake in the config all stays as it was. Runs that go on are left alone.`,
+			"platter config reload",
+			[]flag{socketFlag()},
+			runConfigReload,
+		},
+
+		{
+			"agent", "", "run", "run jobs on a schedule",
+			`Runs the jobs of the config on their schedules until it is stopped. systemd starts
+it as platter-agent.service. Every run is a process of its own. What was due
+while the machine was off is caught up once; runs that fail are tried again; an
+agent that is stopped, or dies, goes on with its runs when it starts again.
+
+SIGHUP has it read its config again.`,
+			"platter agent\nplatter agent --config ./platter.toml --socket ./agent.sock --state ./state", agentFlags(), runAgent,
+		},
+		{
+			"job list", "", "run", "list jobs, and when they are due",
+			"Lists the jobs of the agent that runs: when each is due, what goes on, how its\nlast run ended.",
+			"platter job list\nplatter job list --json",
+			[]flag{socketFlag()},
+			runJobList,
+		},
+		{
+			"job run", "JOB...", "run", "run jobs now",
+			"Has the agent run each JOB as soon as nothing is in its way, whatever its\nschedule, its window and pauses say.",
+			"platter job run nightly",
+			[]flag{socketFlag()},
+			runJobRun,
+		},
+		{
+			"job stop", "JOB...", "run", "stop runs of jobs",
+			"Stops the run of each JOB, or takes back one that waits. It is not tried again\nbefore the job is due.",
+			"platter job stop nightly",
+			[]flag{socketFlag()},
+			runJobStop,
+		},
+		{
+			"job pause", "[JOB...]", "run", "let no run of jobs begin",
+			"Keeps runs of each JOB, or of all, from beginning, also after a restart. Runs that\ngo on are left alone, unless --stop is given.",
+			"platter job pause --for 2h\nplatter job pause --stop nightly", pauseFlags(), runJobPause,
+		},
+		{
+			"job resume", "[JOB...]", "run", "end a pause",
+			"Ends the pause of each JOB, or of all. What was due meanwhile begins, once for\neach job.",
+			"platter job resume",
+			[]flag{socketFlag()},
+			runJobResume,
+		},
+		{
+			"top", "", "run", "watch runs and volumes",
+			`Shows what the agent does, live: runs that go on, jobs, and the last image of each
+volume. q ends it. Where standard output is no terminal it prints all once.`,
+			"platter top\nplatter top | less",
+			[]flag{socketFlag()},
+			runTop,
 		},
 		{
 			"completion", "SHELL", "care", "print a completion script for bash, zsh or fish",

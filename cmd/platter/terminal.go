@@ -33,6 +33,7 @@ type terminal struct {
 	verbose bool       // more notices
 	live    bool       // err is a terminal: progress may be redrawn
 	asks    bool       // in is a terminal too: questions may be asked
+	full    bool       // out and in are one: the whole screen may be drawn
 	width   func() int // of err, in columns
 	// hidden calls ask, then reads a line of in that the screen does not show.
 	hidden func(ctx context.Context, ask func()) ([]byte, error)
@@ -47,6 +48,7 @@ func newTerminal() *terminal {
 		in: os.Stdin, out: os.Stdout, err: os.Stderr,
 		live: live,
 		asks: term.IsTerminal(int(os.Stderr.Fd())) && term.IsTerminal(int(os.Stdin.Fd())),
+		full: live && term.IsTerminal(int(os.Stdout.Fd())) && term.IsTerminal(int(os.Stdin.Fd())),
 		width: func() int {
 			columns, _, err := term.GetSize(int(os.Stderr.Fd()))
 			if err != nil || columns < 20 {

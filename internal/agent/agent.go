@@ -295,7 +295,8 @@ func (a *Agent) tell(e event.Event) {
 	add("exit", e.Exit, e.Kind == event.Finished)
 	add("images", strings.Join(e.Images, " "), len(e.Images) > 0)
 	add("duration_ms", e.Took.Milliseconds(), e.Took > 0)
-	add("error", e.Error, e.Error != "")
+	add("why", e.Error, e.Error != "" && e.Kind == event.Started)
+	add("error", e.Error, e.Error != "" && e.Kind != event.Started)
 	add("next", e.Next, !e.Next.IsZero())
 	a.opts.Log.Log(context.Background(), level, "job", args...)
 }

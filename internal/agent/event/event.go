@@ -39,7 +39,7 @@ type Event struct {
 
 	// Of Finished.
 	Exit   int           `json:"exit"`             // status of the command; -1 if it could not be started or was killed
-	Error  string        `json:"error,omitempty"`  // what went wrong; of Skipped and Clock the reason
+	Error  string        `json:"error,omitempty"`  // what went wrong; of all others the reason, if there is one
 	Final  bool          `json:"final,omitempty"`  // there will be no further attempt
 	Images []string      `json:"images,omitempty"` // made, in hex
 	Took   time.Duration `json:"took_ns,omitempty"`
