@@ -88,10 +88,10 @@ type imaged struct {
 	} `json:"image"`
 }
 
-// backup images a device as a volume.
+// backup images a device as a volume, all of it: it is compared byte for byte.
 func (r *repo) backup(device, volume string) imaged {
 	r.t.Helper()
-	out := r.run("backup", device, "--volume", volume)
+	out := r.run("backup", device, "--volume", volume, "--all-blocks")
 	for line := range strings.Lines(out) {
 		var head struct {
 			Type string `json:"message_type"`

@@ -35,7 +35,7 @@ func (r *runner) many(ctx context.Context, program string) (*manyFigures, error)
 	for part := range workload.ManyParts {
 		err := workload.MakeMany(at("part.raw"), part)
 		if err == nil {
-			_, err = platter("catalog", "backup", at("part.raw"), "--volume", "bench/part")
+			_, err = platter("catalog", "backup", at("part.raw"), "--all-blocks", "--volume", "bench/part")
 		}
 		if err != nil {
 			return nil, err
@@ -44,7 +44,7 @@ func (r *runner) many(ctx context.Context, program string) (*manyFigures, error)
 	if err := errors.Join(os.Remove(at("part.raw")), workload.MakeOne(at("one.raw"))); err != nil {
 		return nil, err
 	}
-	if _, err := platter("catalog", "backup", at("one.raw"), "--volume", "bench/one"); err != nil {
+	if _, err := platter("catalog", "backup", at("one.raw"), "--all-blocks", "--volume", "bench/one"); err != nil {
 		return nil, err
 	}
 

@@ -90,7 +90,7 @@ func platterTool(program string, repo func(p places) string, encryption string) 
 			}
 		},
 		steps: append(nights(func(p places, night, tag string) command {
-			return command{link: [2]string{night, disk(p)}, args: []string{program, "backup", disk(p), "-r", repo(p), "--catalog", catalog(p), "--volume", "bench/disk", "--json"}}
+			return command{link: [2]string{night, disk(p)}, args: []string{program, "backup", disk(p), "--all-blocks", "-r", repo(p), "--catalog", catalog(p), "--volume", "bench/disk", "--json"}}
 		}),
 			step{name: restore, command: back("--no-read-back"), restores: nextDay},
 			step{name: restoreRB, command: back(), restores: nextDay}),

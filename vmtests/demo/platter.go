@@ -69,7 +69,7 @@ func (p platter) run(ctx context.Context, summary any, args ...string) error {
 
 func (p platter) backup(ctx context.Context, device, volume string) (*backup, error) {
 	b := new(backup)
-	return b, p.run(ctx, b, "backup", device, "--volume", volume)
+	return b, p.run(ctx, b, "backup", device, "--volume", volume, "--all-blocks")
 }
 
 func (p platter) restore(ctx context.Context, image, target string) (*restore, error) {
