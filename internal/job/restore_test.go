@@ -46,6 +46,9 @@ func TestRestoreToAFileGivesTheImage(t *testing.T) {
 	for _, bs := range []int{4 << 10, 64 << 10, 4 << 20} {
 		for _, size := range []int{0, 1, 511, 4096, bs - 1, bs, bs + 1, 1<<20 + 1, 2 << 20, 2<<20 + bs + 1, 600*min(bs, 64<<10) + 77} {
 			t.Run(fmt.Sprintf("blocks of %d, %d bytes", bs, size), func(t *testing.T) {
+				if size > 3<<20 && testing.Short() {
+					t.Skip("short")
+				}
 				rng := seeded(t, uint64(size))
 				env := newEnv(t, bs)
 				d := &disk{name: "disk", data: make([]byte, size)}
