@@ -16,9 +16,20 @@ import (
 // sorted on disk first and handed to Pebble as finished tables, which costs a
 // fifth. A round adds all its segments or none of them.
 const (
-	bulkFloor = 256   // segments from which on a round is worth it
-	bulkRound = 16384 // segments in a round: what a crash can cost
+	bulkFloor  = 256     // segments from which on a round is worth it
+	bulkBlocks = 1 << 18 // blocks' worth of segments from which on it is
+	bulkRound  = 16384   // segments in a round: what a crash can cost
 )
+
+// worthRounds reports whether segments are better added in rounds. What few
+// segments hold is told by their size: with small blocks it is as much as many.
+func worthRounds(list []segment.Object, blockSize int) bool {
+	var size int64
+	for i := range list {
+		size += list[i].Size
+	}
+	return len(list) >= bulkFloor || size/int64(blockSize) >= bulkBlocks
+}
 
 // A bulk collects the entries of one round.
 type bulk struct {

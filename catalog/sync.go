@@ -137,7 +137,7 @@ func (c *Catalog) addAll(ctx context.Context, repo Repository, list []segment.Ob
 			progress(done, total)
 		}
 	}
-	if len(list) >= bulkFloor {
+	if worthRounds(list, c.opts.BlockSize) {
 		return c.addRounds(ctx, repo, list, report, step)
 	}
 	return c.addSome(ctx, repo, list, report, step)
