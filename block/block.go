@@ -27,6 +27,7 @@ const (
 	KindLoop      = "loop"
 	KindLVM       = "lvm"
 	KindZvol      = "zvol"
+	KindVM        = "vm" // of a running virtual machine
 	KindOther     = "other"
 )
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -179,9 +180,7 @@ func (s *source) examine() error {
 	if s.info.Kind != KindFile {
 		sector = s.info.LogicalSector
 	}
-	var start []byte
-	s.info.Table, s.info.Content, start = probe(readerAt{s}, s.info.Size, sector)
-	s.info.Firmware = firmware(s.info.Table, start)
+	s.info.examine(readerAt{s}, sector)
 	if s.info.Name == "" && s.info.Table != nil {
 		s.info.Name = "disk-" + blankless(s.info.Table.ID)
 		s.info.Identity = first(s.info.Identity, s.info.Table.Type+":"+s.info.Table.ID)
@@ -190,6 +189,16 @@ func (s *source) examine() error {
 		s.info.Name = busName(s.node)
 	}
 	return nil
+}
+
+// Examine fills in what a device holds: its table, its content and what it boots
+// by. All that it reads is taken as hostile, as by Probe.
+func Examine(r io.ReaderAt, info *Info) { info.examine(r, info.LogicalSector) }
+
+func (i *Info) examine(r io.ReaderAt, sector int) {
+	var start []byte
+	i.Table, i.Content, start = probe(r, i.Size, sector)
+	i.Firmware = firmware(i.Table, start)
 }
 
 // busName is where a device is plugged in: pci-0000/00/02.0-virtio1. It is the

@@ -69,7 +69,8 @@ type Options struct {
 type Fit struct {
 	OK bool
 	// Why, for people: what makes it fit ("a thin volume of pool vg/pool"),
-	// or what is missing and, if something can be done, what to do.
+	// or what is missing and, if something can be done, what to do. Empty
+	// where the device is of a kind that the provider is not about.
 	Why string
 	// Cost is what the view costs while it is there, for people; "" for
 	// nothing to speak of.
@@ -92,6 +93,14 @@ type Provider interface {
 	// Remove deletes a snapshot that Snapshots listed. One that is gone
 	// already is no error.
 	Remove(ctx context.Context, s Snapshot) error
+}
+
+// A Looker is a Provider whose devices are no files of this machine: they have
+// names of a kind of their own.
+type Looker interface {
+	// Look describes the device of a name, as block.Look does. mine is false
+	// for names of another kind.
+	Look(ctx context.Context, name string) (d block.Device, mine bool, err error)
 }
 
 // A Snapshot is one that a provider found.

@@ -12,7 +12,7 @@ import (
 )
 
 func runDevices(ctx context.Context, c *call, args []string) error {
-	devices, err := look(args)
+	devices, err := look(ctx, args)
 	if err != nil {
 		return err
 	}
@@ -33,14 +33,14 @@ func runDevices(ctx context.Context, c *call, args []string) error {
 }
 
 // look returns the devices named, or all of the machine.
-func look(args []string) (devices []block.Device, err error) {
+func look(ctx context.Context, args []string) (devices []block.Device, err error) {
 	if len(args) == 0 {
 		if devices, err = block.Devices(); err != nil {
 			return nil, fmt.Errorf("list devices: %w", err)
 		}
 	}
 	for _, path := range args {
-		d, err := block.Look(path)
+		d, err := ways().Find(ctx, path)
 		if err != nil {
 			return nil, err
 		}

@@ -60,6 +60,10 @@ still for a moment: the image is of that moment. This needs root and a kernel
 that can be traced; without, a device in use is refused, or imaged as it changes
 with --live.
 
+qemu:SOCKET is the disk of a running virtual machine, by the socket of its QMP;
+qemu:SOCKET:DISK is one of several. QEMU holds it still, and keeps a bitmap of
+what the machine writes.
+
 Commands can be run around the moment of which the image is (--before, --after),
 as to have a database write back what it has in memory. They get PLATTER_HOOK
 (before or after), PLATTER_DEVICES and PLATTER_VOLUMES (one a line), PLATTER_RUN,

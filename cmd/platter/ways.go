@@ -3,8 +3,10 @@ package main
 import (
 	"platter/block/snapshot"
 	"platter/block/snapshot/lvm"
+	"platter/block/snapshot/qemu"
 	"platter/block/snapshot/reflink"
 	"platter/cbt"
+	"platter/cbt/bitmap"
 	"platter/cbt/live"
 	trackreflink "platter/cbt/reflink"
 	"platter/cbt/thick"
@@ -21,12 +23,14 @@ func ways() job.Ways {
 			lvm.Thin{},
 			lvm.Thick{},
 			reflink.New(),
+			qemu.Provider{},
 			live.New(trace.DefaultDir),
 		},
 		Trackers: []cbt.Opener{
 			thin.Opener{},
 			thick.Opener{},
 			trackreflink.New(),
+			bitmap.Opener{},
 			live.Opener{},
 		},
 	}

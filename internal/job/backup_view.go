@@ -75,16 +75,16 @@ func (w Ways) choose(ctx context.Context, d block.Device, tracker string, live b
 		f := p.Fits(ctx, d)
 		if f.OK {
 			fit = append(fit, way{p, opener, f})
-		} else if len(fit) == 0 {
+		} else if len(fit) == 0 && f.Why != "" {
 			passed = append(passed, image.Passed{Way: p.Name(), Why: f.Why})
 		}
 	}
 	if tracker != "auto" && tracker != full.Name {
 		return fit, passed
 	}
-	if direct.OK || live {
+	if direct.OK || live && d.Kind != block.KindVM {
 		fit = append(fit, way{fit: direct})
-	} else if len(fit) == 0 {
+	} else if len(fit) == 0 && d.Kind != block.KindVM {
 		passed = append(passed, image.Passed{Way: snapshot.Direct, Why: d.Why})
 	}
 	return fit, passed
@@ -102,6 +102,18 @@ func (w Ways) opener(method, tracker string) (t cbt.Opener, ok bool) {
 		}
 	}
 	return nil, tracker == "auto"
+}
+
+// Find describes the device of a name: a path, or what a provider knows.
+func (w Ways) Find(ctx context.Context, name string) (block.Device, error) {
+	for _, p := range w.Views {
+		if l, ok := p.(snapshot.Looker); ok {
+			if d, mine, err := l.Look(ctx, name); mine {
+				return d, err
+			}
+		}
+	}
+	return block.Look(name)
 }
 
 // A subject is one device of a run: what it is, the image before, and the
@@ -128,7 +140,7 @@ func (r *run) subject(ctx context.Context, i int) (*subject, error) {
 		s.view = snapshot.DirectView(r.opts.Sources[i])
 	} else {
 		var err error
-		if s.device, err = block.Look(r.opts.Devices[i]); err != nil {
+		if s.device, err = r.opts.Ways.Find(ctx, r.opts.Devices[i]); err != nil {
 			return nil, err
 		}
 	}
@@ -233,6 +245,9 @@ func (r *run) unheld(s *subject) error {
 	}
 	if t := r.opts.tracker(); t != "auto" && t != full.Name {
 		return fmt.Errorf("back up %s: tracker %s does not fit: %s", s.path, t, strings.Join(reasons, "; "))
+	}
+	if s.device.Kind == block.KindVM {
+		return fmt.Errorf("back up %s: no still view: %s", s.path, strings.Join(reasons, "; "))
 	}
 	// Opening it says who uses it, and what can be done.
 	view, err := snapshot.OpenDirect(s.path, false)

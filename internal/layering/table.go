@@ -25,7 +25,9 @@ func Table() []Layer {
 		{"block", "", "a disk: devices, extents, reads and writes"},
 		{"block/snapshot", "block", "still views of a disk"},
 		{"block/command", "", "tools of the system, run in one way"},
-		{"block/...", "block block/snapshot block/command", "one method of taking them each, and what they need"},
+		{"block/nbd", "block", "disks that servers offer"},
+		{"block/qmp", "", "words with a running QEMU"},
+		{"block/...", "block block/snapshot block/command block/nbd block/qmp", "one method of taking them each, and what they need"},
 
 		{"cbt", "block block/snapshot", "what changed since a generation"},
 		{"cbt/...", "cbt block/...", "one tracker each"},

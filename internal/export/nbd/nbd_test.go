@@ -26,6 +26,7 @@ import (
 	"time"
 
 	"platter/block"
+	disks "platter/block/nbd"
 	"platter/image"
 	"platter/image/reader"
 )
@@ -157,6 +158,45 @@ func TestClientsReadTheDisk(t *testing.T) {
 		}
 	}
 	checkMap(t, tool(t, "nbdinfo", "--map", uri), want)
+}
+
+// The client that disks of machines are read by reads this server's, too.
+func TestOwnClientReadsTheDisk(t *testing.T) {
+	want := disk(9<<20 + 512)
+	socket := serve(t, &Server{Device: &memory{data: want, bad: block.Extent{Offset: 5 << 20, Length: 4096}}})
+	for _, contexts := range [][]string{nil, {disks.Allocation}} {
+		c, err := disks.Dial(t.Context(), "unix", socket, disks.Options{Contexts: contexts})
+		if err != nil {
+			t.Fatal(err)
+		}
+		src := disks.Source(c, block.Info{})
+		got := make([]byte, len(want))
+		for off := int64(0); ; {
+			e, err := src.Data(off)
+			if err == io.EOF {
+				break
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			for off = e.Offset; off < e.End(); off += 4096 {
+				n, err := src.ReadAt(t.Context(), got[off:min(off+4096, e.End())], off)
+				bad := (*block.ReadError)(nil)
+				if off == 5<<20 && errors.As(err, &bad) && bad.Offset == off {
+					copy(got[off:], want[off:off+4096])
+				} else if err != nil || int64(n) != min(4096, e.End()-off) {
+					t.Fatalf("read at %d: %d, %v", off, n, err)
+				}
+			}
+			off = e.End()
+		}
+		if !bytes.Equal(got, want) {
+			t.Errorf("contexts %q: another disk was read", contexts)
+		}
+		if err := src.Close(); err != nil {
+			t.Error(err)
+		}
+	}
 }
 
 // checkMap compares what nbdinfo --map prints with the disk.
