@@ -1,6 +1,7 @@
 package reader
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -76,6 +77,15 @@ func (f *forwarder) missing(id image.SegmentID) {
 	}
 }
 
+// found takes back that a segment is missing: it was listed and read.
+func (f *forwarder) found(id image.SegmentID) {
+	if f.isGone(id) {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		delete(f.gone, id)
+	}
+}
+
 // load reads the moves, once, as far as memory goes. Those that cannot be read
 // only leave more to look for.
 func (f *forwarder) load(ctx context.Context, r *repo.Repo) error {
@@ -130,26 +140,80 @@ func (b *batch) forward(ctx context.Context, troubles map[int32]*trouble) error 
 	return nil
 }
 
-// scan looks through all footers, once for all that is missing.
-func (b *batch) scan(ctx context.Context, troubles map[int32]*trouble) error {
+// A scanner looks through the footers of all segments.
+type scanner struct {
+	*batch
+	seen []segment.Object // in order of ID: what was looked through
+	more bool             // there was something that had not been
+}
+
+// all looks through all footers for what is missing, or in what an earlier scan
+// has left in memory.
+func (s *scanner) all(ctx context.Context, troubles map[int32]*trouble) error {
+	if known, err := s.fromTable(ctx, s.wanted(troubles)); known || err != nil {
+		return err
+	}
+	list, err := s.listing(ctx)
+	if err != nil {
+		return fmt.Errorf("look for %d blocks in all segments: %w", len(troubles), err)
+	}
+	return s.scan(ctx, list, troubles)
+}
+
+// scan looks through the footers of a listing, and leaves a table of them.
+func (s *scanner) scan(ctx context.Context, list []segment.Object, troubles map[int32]*trouble) error {
+	table := newTable(s.reader.tableLimit, list)
+	if err := s.footers(ctx, list, troubles, table.add); err != nil {
+		return err
+	}
+	table.finish()
+	s.reader.table.Store(table)
+	s.seen = list
+	return nil
+}
+
+// fresh looks through the footers of segments that came while others were
+// looked through: what is missing may have moved there.
+func (s *scanner) fresh(ctx context.Context, troubles map[int32]*trouble) error {
+	list, err := s.listing(ctx)
+	if err != nil {
+		return fmt.Errorf("look for %d blocks in new segments: %w", len(troubles), err)
+	}
+	if s.seen == nil { // the table told all
+		if digest(list) == s.reader.table.Load().listing {
+			return nil
+		}
+		s.more = true
+		return s.scan(ctx, list, troubles)
+	}
+	unseen := slices.DeleteFunc(slices.Clone(list), func(o segment.Object) bool {
+		_, seen := slices.BinarySearchFunc(s.seen, o, func(a, b segment.Object) int { return bytes.Compare(a.ID[:], b.ID[:]) })
+		return seen
+	})
+	s.seen, s.more = list, len(unseen) > 0
+	return s.footers(ctx, unseen, troubles, func(*segment.Footer) {})
+}
+
+// wanted returns troubles by the ID that they are about.
+func (b *batch) wanted(troubles map[int32]*trouble) map[image.ID][]*trouble {
 	want := make(map[image.ID][]*trouble, len(troubles))
 	for ref, t := range troubles {
 		id := b.refs[ref].ID
 		want[id] = append(want[id], t)
 	}
-	if known, err := b.fromTable(ctx, want); known || err != nil {
-		return err
-	}
-	list, err := b.listing(ctx)
-	if err != nil {
-		return fmt.Errorf("look for %d blocks in all segments: %w", len(troubles), err)
-	}
-	table := newTable(b.reader.tableLimit, list)
-	err = b.reader.repo.Footers(ctx, list, func(o segment.Object, f *segment.Footer, err error) error {
+	return want
+}
+
+// footers suggests the places of what is missing in some segments, and shows
+// all their footers to add.
+func (b *batch) footers(ctx context.Context, list []segment.Object, troubles map[int32]*trouble, add func(*segment.Footer)) error {
+	want := b.wanted(troubles)
+	return b.reader.repo.Footers(ctx, list, func(o segment.Object, f *segment.Footer, err error) error {
 		if err != nil {
 			return nil // a damaged one is no place to find anything
 		}
-		table.add(f)
+		b.reader.forward.found(o.ID)
+		add(f)
 		if f.Kind != b.kind {
 			return nil
 		}
@@ -162,12 +226,6 @@ func (b *batch) scan(ctx context.Context, troubles map[int32]*trouble) error {
 		}
 		return nil
 	})
-	if err != nil {
-		return err
-	}
-	table.finish()
-	b.reader.table.Store(table)
-	return nil
 }
 
 // fromTable looks in what the last scan left in memory. It knows all if that

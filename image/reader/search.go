@@ -25,26 +25,35 @@ const maxCopies = 8
 // A trouble is a ref that could not be had yet.
 type trouble struct {
 	tried []image.Location
-	next  []image.Location // to be tried
-	from  map[keys.Writer]int
-	at    image.Location // of the first copy that was found bad
-	err   error          // why that one is bad
+	// absent are those of tried where nothing was found at all.
+	absent []image.Location
+	next   []image.Location // to be tried
+	from   map[keys.Writer]int
+	at     image.Location // of the first copy that was found bad
+	err    error          // why that one is bad
 }
 
 // search looks for what the hints did not lead to: first in the index, then
 // where collectors moved it to, then in the footers of all segments.
+//
+// A collector may move it meanwhile, and delete where it was: it is lost only
+// when no segment is there whose footer was not read.
 func (b *batch) search(ctx context.Context) ([]*Lost, error) {
 	troubles := make(map[int32]*trouble)
 	b.collect(troubles)
-	for _, find := range []func(context.Context, map[int32]*trouble) error{b.ask, b.forward, b.scan} {
-		if len(troubles) == 0 {
-			return nil, nil
-		}
-		if err := find(ctx, troubles); err != nil {
-			return nil, err
-		}
-		if err := b.retry(ctx, troubles); err != nil {
-			return nil, err
+	s := &scanner{batch: b}
+	for _, find := range []func(context.Context, map[int32]*trouble) error{b.ask, b.forward, s.all, s.fresh} {
+		for more := true; more; more = s.more {
+			if len(troubles) == 0 {
+				return nil, nil
+			}
+			s.more = false
+			if err := find(ctx, troubles); err != nil {
+				return nil, err
+			}
+			if err := b.retry(ctx, troubles); err != nil {
+				return nil, err
+			}
 		}
 	}
 	return b.lost(troubles), nil
@@ -60,7 +69,11 @@ func (b *batch) collect(troubles map[int32]*trouble) {
 			t = new(trouble)
 			troubles[f.ref] = t
 		}
-		t.tried = append(t.tried, f.at)
+		// What a listing tells of after it was not found is tried again: what
+		// stands between us and a store says too easily that nothing is there.
+		if t.tried = append(t.tried, f.at); errors.Is(f.err, store.ErrNotFound) {
+			t.absent = append(t.absent, f.at)
+		}
 		if t.err == nil && f.err != nil && f.err != errStale {
 			t.at, t.err = f.at, f.err
 		}
@@ -109,7 +122,9 @@ func (t *trouble) suggestOf(w keys.Writer, at image.Location) {
 	if t.from == nil {
 		t.from = map[keys.Writer]int{}
 	}
-	if t.from[w] < maxCopies && !slices.Contains(t.tried, at) && !slices.Contains(t.next, at) {
+	again := slices.Contains(t.absent, at)
+	t.absent = slices.DeleteFunc(t.absent, func(a image.Location) bool { return a == at })
+	if t.from[w] < maxCopies && (again || !slices.Contains(t.tried, at)) && !slices.Contains(t.next, at) {
 		t.from[w]++
 		t.next = append(t.next, at)
 	}

@@ -172,29 +172,7 @@ func (r *Repo) Leases(ctx context.Context) (live []Lease, stale []string, err er
 	if err != nil {
 		return nil, nil, err
 	}
-	type owner struct { // nobody renews another's lease
-		run    string
-		writer keys.Writer
-	}
-	newest := map[owner]Lease{}
-	err = r.Store.List(ctx, "leases/", func(o store.Info) error {
-		l, err := r.lease(ctx, o)
-		switch {
-		case errors.Is(err, store.ErrNotFound):
-			return nil // renewed or released meanwhile
-		case errors.Is(err, keys.ErrForged):
-			stale = append(stale, o.Name)
-			return nil
-		case err != nil:
-			return err
-		}
-		by := owner{l.Run, l.Writer}
-		if old, ok := newest[by]; ok {
-			stale = append(stale, old.Name)
-		}
-		newest[by] = *l // names are listed in order, so later ones are newer
-		return nil
-	})
+	newest, stale, err := r.listLeases(ctx)
 	var dead []string
 	for _, l := range newest {
 		switch {
@@ -210,6 +188,60 @@ func (r *Repo) Leases(ctx context.Context) (live []Lease, stale []string, err er
 		err = r.land(ctx, dead)
 	}
 	return live, append(stale, dead...), err
+}
+
+// An owner has a lease: nobody renews another's.
+type owner struct {
+	run    string
+	writer keys.Writer
+}
+
+// listLeases returns the newest lease of each owner, and what is left of older
+// ones. A run of which all that was listed is gone when it is read was released
+// meanwhile, or renewed twice by then: to tell which, it lists again.
+func (r *Repo) listLeases(ctx context.Context) (newest map[owner]Lease, stale []string, err error) {
+	var gone map[string]string // the name listed last, by run
+	list := func(o store.Info) error {
+		l, err := r.lease(ctx, o)
+		switch {
+		case errors.Is(err, store.ErrNotFound):
+			gone[runOf(o.Name)] = o.Name
+			return nil
+		case errors.Is(err, keys.ErrForged):
+			stale = append(stale, o.Name)
+			return nil
+		case err != nil:
+			return err
+		}
+		by := owner{l.Run, l.Writer}
+		if old, ok := newest[by]; ok {
+			stale = append(stale, old.Name)
+		}
+		newest[by] = *l // names are listed in order, so later ones are newer
+		return nil
+	}
+	for {
+		before := gone
+		newest, stale, gone = map[owner]Lease{}, nil, map[string]string{}
+		err = r.Store.List(ctx, "leases/", list)
+		for by := range newest {
+			delete(gone, by.run)
+		}
+		if err != nil || len(gone) == 0 {
+			return newest, stale, err
+		}
+		for run, name := range gone {
+			if before[run] == name {
+				return nil, nil, fmt.Errorf("%s is listed again and again, and not found: %w", name, image.ErrCorrupt)
+			}
+		}
+	}
+}
+
+// runOf returns the run that a lease's name tells of.
+func runOf(name string) string {
+	run, _, _ := strings.Cut(strings.TrimPrefix(name, "leases/"), "-")
+	return run
 }
 
 // land waits until what processes asked for that died a moment ago has come to

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -96,6 +97,42 @@ func TestRenewalsLeaveNoMomentWithoutALease(t *testing.T) {
 			t.Fatalf("renewal %d: live %v, stale %v", n, live, stale)
 		}
 	}
+}
+
+// D17: whoever is stopped between the listing and the reading of leases for so
+// long that they were renewed twice must find them all the same.
+func TestLeasesRenewedTwiceMeanwhileAreSeen(t *testing.T) {
+	r, st := newRepo(t)
+	h := acquire(t, r, LeaseBackup, 1)
+	defer h.Release(t.Context())
+	twice := sync.OnceFunc(func() {
+		for range 3 {
+			if err := h.renew(t.Context()); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	r.Store = hasty{st, twice}
+	defer func() { r.Store = st }()
+	if live, _ := leases(t, r); len(live) != 1 {
+		t.Errorf("%d leases seen, want 1", len(live))
+	}
+}
+
+// hasty does something after each listing, before anything of it is told.
+type hasty struct {
+	store.Store
+	act func()
+}
+
+func (h hasty) List(ctx context.Context, prefix string, f func(store.Info) error) error {
+	var list []store.Info
+	err := h.Store.List(ctx, prefix, func(o store.Info) error { list = append(list, o); return nil })
+	h.act()
+	for _, o := range list {
+		err = errors.Join(err, f(o))
+	}
+	return err
 }
 
 // midway does something between the listing of names and the first of them.

@@ -194,7 +194,7 @@ func (m *marks) images(ctx context.Context) error {
 		}
 		manifest, err := m.env.Repo.Manifest(ctx, name)
 		if errors.Is(err, store.ErrNotFound) {
-			return nil // pruned meanwhile
+			return m.pruned(ctx, name)
 		}
 		if errors.Is(err, keys.ErrForged) {
 			return nil // no image: nobody needs what it names
@@ -217,6 +217,16 @@ func (m *marks) images(ctx context.Context) error {
 		return err
 	}
 	return m.search(ctx)
+}
+
+// pruned returns an error unless an image that was listed and is not there has
+// a tombstone. Nothing but a prune takes images away, and it leaves one first:
+// so a store that for a moment does not find what it holds is found out.
+func (m *marks) pruned(ctx context.Context, name string) error {
+	if _, err := m.env.Repo.Tombstone(ctx, name); err != nil {
+		return fmt.Errorf("collect: %s was listed, is not there, and nobody is known to have pruned it: %w: nothing is deleted while an image cannot be read", name, err)
+	}
+	return nil
 }
 
 // search marks every segment that holds what neither a hint nor the catalog

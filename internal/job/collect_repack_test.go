@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -160,6 +161,122 @@ func TestOldHintsLeadToWhatWasMoved(t *testing.T) {
 	if n := st.Count(faulty.List, "segments/"); n > 2 {
 		t.Errorf("without moves: listed the segments %d times, want once for pages and once for blocks", n)
 	}
+}
+
+// A restless store has somebody do something between a listing and what is made
+// of it.
+type restless struct {
+	store.Store
+	prefix string // of the listing
+	act    func()
+}
+
+func (r restless) List(ctx context.Context, prefix string, f func(store.Info) error) error {
+	var list []store.Info
+	err := r.Store.List(ctx, prefix, func(o store.Info) error { list = append(list, o); return nil })
+	if prefix == r.prefix {
+		r.act()
+	}
+	for _, o := range list {
+		err = errors.Join(err, f(o))
+	}
+	return err
+}
+
+// D47: a reader that looks through all segments while collectors move what it
+// looks for, and delete where it was, finds it all the same, some time.
+func TestReaderFindsWhatIsMovedWhileItLooks(t *testing.T) {
+	env := newEnv(t, 4<<10)
+	clock(env)
+	d := &disk{name: "disk", data: make([]byte, 1<<20)}
+	random(seeded(t, 43), d.data)
+	m := mustBackup(t, env, d, BackupOptions{}).Image
+	move := func() {
+		repackAll(t, env)
+		mustCollect(t, env, CollectOptions{})
+		err := env.Repo.MovesNames(t.Context(), func(name string, _ int64) error { return env.Repo.Store.Delete(t.Context(), name) })
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	move()
+	for _, often := range []int{1, 3} {
+		busy := *env.Repo
+		busy.Store = restless{env.Repo.Store, "segments/", func() {
+			if often--; often >= 0 {
+				move()
+			}
+		}}
+		got, err := readImage(&Env{Repo: &busy, Memory: 64 << 20}, m)
+		if err != nil || !bytes.Equal(got, d.data) {
+			t.Errorf("the image differs (%v)", err)
+		}
+	}
+}
+
+// What a store lists and for a moment does not find is read all the same.
+func TestReaderTriesAgainWhatIsListed(t *testing.T) {
+	st := faulty.New(mem.New())
+	env := envOf(t, newRepo(t, st, 4<<10))
+	d := &disk{name: "disk", data: make([]byte, 1<<20)}
+	random(seeded(t, 45), d.data)
+	m := mustBackup(t, env, d, BackupOptions{}).Image
+	for _, kind := range []faulty.Kind{faulty.Head, faulty.ReadAt} {
+		for nth := 1; nth <= 4; nth++ {
+			st.Fail(faulty.Rule{Kind: kind, Prefix: "segments/", Nth: nth, Err: store.ErrNotFound})
+			got, err := readImage(&Env{Repo: env.Repo, Memory: 8 << 20}, m)
+			if err != nil || !bytes.Equal(got, d.data) {
+				t.Errorf("%v %d finds nothing: %v", kind, nth, err)
+			}
+			st.Heal()
+		}
+	}
+}
+
+// D21: a manifest that was listed and is not found stops the collection, unless
+// it was pruned meanwhile.
+func TestImageThatIsNotFoundStopsTheCollection(t *testing.T) {
+	for _, pruned := range []bool{false, true} {
+		env := newEnv(t, 4<<10)
+		clock(env)
+		d := &disk{name: "disk", data: make([]byte, 1<<20)}
+		random(seeded(t, 44), d.data)
+		mustBackup(t, env, d, BackupOptions{})
+		name := env.Repo.ManifestName(mustBackup(t, env, &disk{name: "other", data: make([]byte, 1<<20)}, BackupOptions{}).Image)
+		busy := *env
+		busy.Repo = new(repo.Repo)
+		*busy.Repo = *env.Repo
+		st := &forgetful{Store: env.Repo.Store, name: name, first: func() {
+			if pruned {
+				if err := env.Repo.Forget(t.Context(), name, "test"); err != nil {
+					t.Error(err)
+				}
+			}
+		}}
+		busy.Repo.Store = st
+		if _, err := Collect(t.Context(), &busy, CollectOptions{MaxDelete: 1}); (err == nil) != pruned {
+			t.Errorf("pruned %v: collect: %v", pruned, err)
+		}
+	}
+}
+
+// A forgetful store does not find an object that it lists.
+type forgetful struct {
+	store.Store
+	name  string
+	first func() // called before that happens first
+	told  bool
+}
+
+func (f *forgetful) Get(ctx context.Context, name string, limit int64) ([]byte, error) {
+	if name != f.name {
+		return f.Store.Get(ctx, name, limit)
+	}
+	if !f.told {
+		f.told = true
+		f.first()
+	}
+	return nil, fmt.Errorf("get %s: %w", name, store.ErrNotFound)
 }
 
 // repackAll has every segment moved.
