@@ -161,6 +161,7 @@ func (r *run) begin(ctx context.Context) (err error) {
 	if !r.opts.DryRun {
 		r.data = newSegmentWriter(ctx, r.env, segment.Data, r.id, 2, segmentSize(r.env.Memory))
 		r.pages = newSegmentWriter(ctx, r.env, segment.Pages, r.id, 2, pageSegment)
+		r.pages.blocks = r.data
 	}
 	return nil
 }

@@ -210,16 +210,36 @@ func (c *checkpoints) stands(ctx context.Context, parent *parentMap, s image.Sub
 	if !r.usable[at.Segment] {
 		return fmt.Errorf("segment %s is gone, condemned or not to be trusted", at.Segment)
 	}
+	if s.Level == 0 {
+		return c.blocksStand(ctx, p)
+	}
 	for i, id := range p.Entries {
-		switch hint := p.Hints[i]; {
-		case id.IsZero():
-		case s.Level > 0:
-			below := image.Subtree{Level: s.Level - 1, ID: id, At: hint}
-			if err := c.stands(ctx, parent, below, first+int64(i)*image.PageBlocks(s.Level-1)); err != nil {
-				return err
-			}
-		case r.damaged[id] || !r.usable[hint.Segment]:
-			return fmt.Errorf("block %s in segment %s is gone, condemned or damaged", id, hint.Segment)
+		below := image.Subtree{Level: s.Level - 1, ID: id, At: p.Hints[i]}
+		if err := c.stands(ctx, parent, below, first+int64(i)*image.PageBlocks(s.Level-1)); err != nil {
+			return err
+		}
+	}
+	return ctx.Err()
+}
+
+// blocksStand returns an error unless the blocks that a leaf names are where it
+// says, or elsewhere: a page may have come into the store without the blocks of
+// the run that wrote it, and those of its heirs lie in segments of their own.
+func (c *checkpoints) blocksStand(ctx context.Context, leaf *image.Page) error {
+	r := c.run
+	var moved []image.ID
+	for i, id := range leaf.Entries {
+		if !id.IsZero() && (r.damaged[id] || !r.usable[leaf.Hints[i].Segment]) {
+			moved = append(moved, id)
+		}
+	}
+	at := make([]image.Location, len(moved))
+	if err := r.env.Catalog.Lookup(ctx, moved, at); err != nil {
+		return err
+	}
+	for i := range at {
+		if at[i].IsZero() {
+			return fmt.Errorf("block %s is gone, condemned or damaged", moved[i])
 		}
 	}
 	return ctx.Err()

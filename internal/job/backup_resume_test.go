@@ -11,7 +11,9 @@ import (
 	"time"
 
 	"platter/block"
+	"platter/image"
 	"platter/image/repo"
+	"platter/image/segment"
 	"platter/image/store"
 	"platter/image/store/mem"
 )
@@ -123,9 +125,6 @@ func TestKilledRunGoesOnWhereItWas(t *testing.T) {
 
 // A run may be killed again and again, and gets on each time.
 func TestRunKilledManyTimesGetsOn(t *testing.T) {
-	if !long() {
-		t.Skip("seldom, on a busy machine, a checkpoint names a segment that is not there, and the run begins anew")
-	}
 	env, f := newFrail(t)
 	d := &steady{&disk{name: "d", data: make([]byte, 40<<20)}, "first"}
 	random(seeded(t, 22), d.data)
@@ -141,6 +140,56 @@ func TestRunKilledManyTimesGetsOn(t *testing.T) {
 	}
 	if report := finish(t, env, d); report.Resumed < 4<<20 {
 		t.Errorf("%d bytes taken over", report.Resumed)
+	}
+}
+
+// A blind store takes pages, and of segments of data only the first ones.
+type blind struct {
+	store.Store
+	left atomic.Int64
+}
+
+func (b *blind) Put(ctx context.Context, name string, parts ...[]byte) error {
+	if strings.HasPrefix(name, "segments/") && segment.Kind(parts[0][8]) == segment.Data && b.left.Add(-1) < 0 {
+		return errKilled
+	}
+	return b.Store.Put(ctx, name, parts...)
+}
+
+// D3: pages that name blocks are stored after them. Those of a run that died
+// between the two would be found by the next, and say where nothing is.
+func TestPagesComeAfterTheirBlocks(t *testing.T) {
+	for n := range int64(3) {
+		st := &blind{Store: mem.New()}
+		st.left.Store(n)
+		env := envOf(t, newRepo(t, st, 4096))
+		d := &steady{&disk{name: "d", data: make([]byte, 20<<20)}, "first"}
+		random(seeded(t, 27), d.data)
+		if _, err := Backup(t.Context(), env, resumeOptions(d)); !errors.Is(err, errKilled) {
+			t.Fatalf("a store that takes %d segments of data: %v", n, err)
+		}
+		there, pages := map[image.SegmentID]bool{}, []*segment.Footer{}
+		err := env.Repo.Segments(t.Context(), func(id image.SegmentID, _ int64, _ time.Time) error {
+			there[id] = true
+			f, err := env.Repo.Footer(t.Context(), id)
+			if err == nil && f.Kind == segment.Pages {
+				pages = append(pages, f)
+			}
+			return err
+		})
+		for _, f := range pages {
+			err = errors.Join(err, env.Repo.Pages(t.Context(), f, func(record int, p *image.Page, _ image.ID) error {
+				for i, at := range p.Hints {
+					if !p.Entries[i].IsZero() && !there[at.Segment] {
+						return fmt.Errorf("%d segments of data: page %d names segment %s, which is not there", n, record, at.Segment)
+					}
+				}
+				return nil
+			}))
+		}
+		if err != nil || n > 1 && len(pages) == 0 {
+			t.Errorf("%v; %d segments of pages", err, len(pages))
+		}
 	}
 }
 

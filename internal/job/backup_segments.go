@@ -36,6 +36,9 @@ type segmentWriter struct {
 	run     [16]byte
 	size    int         // of a segment, at most
 	free    chan []byte // buffers of that size; nil until first used
+	// blocks is where a run stores the blocks that these pages name: they are
+	// durable before the pages are. Nil for none.
+	blocks *segmentWriter
 
 	mu      sync.Mutex
 	open    *filling
@@ -52,6 +55,7 @@ type segmentWriter struct {
 // filling is a segment being filled.
 type filling struct {
 	*segment.Builder
+	name    image.SegmentID // that its records are known by
 	buf     []byte
 	began   time.Duration // by the machine's uptime
 	pages   []*image.Page // of a page segment, record by record
@@ -67,6 +71,17 @@ func (f *filling) eachPage(_ context.Context, visit func(record int, p *image.Pa
 		}
 	}
 	return nil
+}
+
+// named returns the segments in which the blocks and pages are that pages name.
+func (f *filling) named() map[image.SegmentID]bool {
+	set := map[image.SegmentID]bool{}
+	for _, p := range f.pages {
+		for i := range p.Hints {
+			set[p.Hints[i].Segment] = true
+		}
+	}
+	return set
 }
 
 func newSegmentWriter(ctx context.Context, env *Env, kind segment.Kind, run [16]byte, buffers, size int) *segmentWriter {
@@ -170,7 +185,8 @@ func (w *segmentWriter) begin() (*filling, error) {
 				return nil, err
 			}
 		}
-		return &filling{Builder: w.repo.NewSegment(buf, w.kind, w.run), buf: buf, began: w.repo.Machine.Uptime()}, nil
+		b := w.repo.NewSegment(buf, w.kind, w.run)
+		return &filling{Builder: b, name: b.ID(), buf: buf, began: w.repo.Machine.Uptime()}, nil
 	case <-w.ctx.Done():
 		return nil, context.Cause(w.ctx)
 	}
@@ -208,6 +224,11 @@ func (w *segmentWriter) upload(f *filling) error {
 	// A run that is being stopped keeps what it has: the next one finds it.
 	ctx, done := lingering(w.ctx)
 	defer done()
+	if w.blocks != nil {
+		if err := w.blocks.settle(f.named()); err != nil {
+			return fmt.Errorf("store segment %s after the blocks that it names: %w", f.name, err)
+		}
+	}
 	data, footer := f.Seal()
 	err := w.repo.Store.Put(ctx, segment.Name(footer.ID), data)
 	if errors.Is(err, store.ErrNotDurable) {
@@ -242,9 +263,31 @@ func (w *segmentWriter) flush() error {
 	if w.open != nil && w.open.Len() > 0 && !errors.Is(w.err, store.ErrUnreachable) {
 		w.seal()
 	}
-	waiting := slices.Collect(maps.Keys(w.storing))
+	return w.wait(slices.Collect(maps.Keys(w.storing)))
+}
+
+// settle stores those of some segments that are not yet, and waits until they
+// are durable. Pages that came into the store without their blocks would be
+// found there by the next run, and lead it and every reader astray.
+func (w *segmentWriter) settle(some map[image.SegmentID]bool) error {
+	w.mu.Lock()
+	if w.open != nil && some[w.open.name] {
+		w.seal()
+	}
+	var waiting []*filling
+	for f := range w.storing {
+		if some[f.name] {
+			waiting = append(waiting, f)
+		}
+	}
+	return w.wait(waiting)
+}
+
+// wait returns when some segments are durable, or it is known that they are
+// not. The caller holds the lock, which is given up.
+func (w *segmentWriter) wait(some []*filling) error {
 	w.mu.Unlock()
-	for _, f := range waiting {
+	for _, f := range some {
 		<-f.stored
 	}
 	w.mu.Lock()

@@ -2,6 +2,7 @@ package job
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -106,6 +107,9 @@ func (d *disk) fill(r *rand.Rand, blockSize int) {
 }
 
 func random(r *rand.Rand, b []byte) {
+	for ; len(b) >= 8; b = b[8:] {
+		binary.LittleEndian.PutUint64(b, r.Uint64())
+	}
 	for i := range b {
 		b[i] = byte(r.Uint32())
 	}
