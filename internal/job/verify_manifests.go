@@ -56,7 +56,9 @@ func (v *verifier) manifests(ctx context.Context) error {
 		return err
 	}
 	for tag, c := range chains {
-		v.chain(tag, c)
+		if err := v.chain(ctx, tag, c); err != nil {
+			return err
+		}
 	}
 	return ctx.Err()
 }
@@ -67,7 +69,7 @@ func (v *verifier) named(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if !slices.ContainsFunc(v.images, func(o *image.Manifest) bool { return o.ID == m.ID }) {
+		if !slices.ContainsFunc(v.images, func(o *image.Manifest) bool { return v.env.Repo.ManifestName(o) == v.env.Repo.ManifestName(m) }) {
 			v.images = append(v.images, m)
 		}
 	}
@@ -123,7 +125,7 @@ func (v *verifier) graves(ctx context.Context, at func(tag string) *chain) error
 
 // chain reports images that are gone without a tombstone, and those that name
 // another predecessor than the one there is.
-func (v *verifier) chain(tag string, c *chain) {
+func (v *verifier) chain(ctx context.Context, tag string, c *chain) error {
 	last := uint64(0)
 	for seq := range c.links {
 		last = max(last, seq)
@@ -138,11 +140,31 @@ func (v *verifier) chain(tag string, c *chain) {
 		case !ok && c.forged[seq]:
 			continue // nobody's: the next image follows the one before
 		case !ok:
-			gaps++
-			v.damage(Damage{Volume: c.volume, Object: name, Problem: "the image is gone, and nothing says that it was pruned"})
+			missing, err := v.missing(ctx, name)
+			if err != nil {
+				return err
+			}
+			if missing {
+				gaps++
+				v.damage(Damage{Volume: c.volume, Object: name, Problem: "the image is gone, and nothing says that it was pruned"})
+			}
 		case sure && !l.broken && l.predecessor != before:
 			v.damage(Damage{Volume: c.volume, Object: name, Problem: fmt.Sprintf("it follows a manifest of digest %.16s…, and the one before it has %.16s…", l.predecessor, before)})
 		}
 		before, sure = l.digest, ok && !l.broken
 	}
+	return nil
+}
+
+// missing reports whether there is neither a manifest nor its tombstone. It may
+// have been made after the manifests were listed, and a later one been pruned
+// before the tombstones were.
+func (v *verifier) missing(ctx context.Context, name string) (bool, error) {
+	for _, object := range []string{name, graveyard + name} {
+		_, err := v.env.Repo.Store.Head(ctx, object)
+		if !errors.Is(err, store.ErrNotFound) {
+			return false, err
+		}
+	}
+	return true, nil
 }

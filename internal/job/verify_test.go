@@ -289,3 +289,19 @@ func TestVerifyRefusesAbsurdShares(t *testing.T) {
 		}
 	}
 }
+
+// An image that was made after verify listed the manifests, and whose successor
+// was forgotten before it listed tombstones, is not one that is gone.
+func TestImagesMadeWhileVerifyLooksAreNotMissed(t *testing.T) {
+	env := newEnv(t, 4096)
+	d := &disk{name: "disk", data: make([]byte, 64<<10)}
+	nights(t, env, d, seeded(t, 1), 1)
+	busy := *env.Repo
+	busy.Store = restless{env.Repo.Store, "images/", func() {
+		made, _ := nights(t, env, d, seeded(t, 2), 2)
+		forget(t, env, made[1])
+	}}
+	if r, err := Verify(t.Context(), &Env{Repo: &busy, Memory: 8 << 20, Host: "host"}, VerifyOptions{}); err != nil {
+		t.Errorf("%v: %+v", err, r.Damage)
+	}
+}
