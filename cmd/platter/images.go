@@ -80,7 +80,7 @@ func runImages(ctx context.Context, c *call, args []string) error {
 	case c.term.json:
 		known := c.imageNotes(ctx, env)
 		for _, m := range list {
-			c.term.object("image", lineOf(m).with(m.ID, known))
+			c.term.object("image", lineOf(m).with(known.Of(m)))
 		}
 	case len(list) == 0:
 		c.term.notef("no images")
@@ -97,23 +97,20 @@ func imageTable(list []*image.Manifest, known *job.Notes) (t table) {
 	t.row("ID", "TIME", "VOLUME", "SIZE", "READ", "STORED", "NOTES")
 	for _, m := range list {
 		t.row(m.ID.String()[:shortID], timeText(m.Time), m.Volume, bytesText(m.Size), bytesText(m.Stats.Read),
-			bytesText(m.Stats.Stored+m.Stats.Overhead), strings.Join(append(notes(m), standing(m, known)...), ", "))
+			bytesText(m.Stats.Stored+m.Stats.Overhead), strings.Join(append(notes(m), standing(known.Of(m))...), ", "))
 	}
 	return t
 }
 
-func (l imageLine) with(id image.ImageID, known *job.Notes) imageLine {
-	l.Pins = known.Pins[id]
-	if c, ok := known.Checks[id]; ok {
-		l.Verified = &c
-	}
+func (l imageLine) with(known *job.ImageNotes) imageLine {
+	l.Pins, l.Verified = known.Pins, known.Check
 	return l
 }
 
 // standing says at a glance how well an image is kept.
-func standing(m *image.Manifest, known *job.Notes) (list []string) {
+func standing(known *job.ImageNotes) (list []string) {
 	pinned := ""
-	for _, p := range known.Pins[m.ID] {
+	for _, p := range known.Pins {
 		if p.Hold {
 			pinned = "legal hold"
 		} else if pinned == "" {
@@ -123,8 +120,8 @@ func standing(m *image.Manifest, known *job.Notes) (list []string) {
 	if pinned != "" {
 		list = append(list, pinned)
 	}
-	c := known.Checks[m.ID]
-	switch {
+	switch c := known.Check; {
+	case c == nil:
 	case c.Verified():
 		list = append(list, "verified "+c.Data.Local().Format(time.DateOnly))
 	case c.Damaged.After(c.Structure):
@@ -181,9 +178,9 @@ func runShow(ctx context.Context, c *call, args []string) error {
 		}
 		return err
 	}
-	known := c.imageNotes(ctx, env)
+	known := c.imageNotes(ctx, env).Of(m)
 	if c.term.json {
-		l := imageLine{}.with(m.ID, known)
+		l := imageLine{}.with(known)
 		c.term.object("image", struct {
 			*image.Manifest
 			Pins     []repo.Pin  `json:"pins,omitempty"`
@@ -192,7 +189,7 @@ func runShow(ctx context.Context, c *call, args []string) error {
 		return nil
 	}
 	t := describe(m)
-	describeNotes(&t, m.ID, known)
+	describeNotes(&t, known)
 	c.term.table(t)
 	return nil
 }
@@ -202,7 +199,7 @@ func (c *call) showSet(ctx context.Context, env *job.Env, set []*image.Manifest)
 	known := c.imageNotes(ctx, env)
 	if c.term.json {
 		for _, m := range set {
-			c.term.object("image", lineOf(m).with(m.ID, known))
+			c.term.object("image", lineOf(m).with(known.Of(m)))
 		}
 		return nil
 	}
@@ -211,14 +208,18 @@ func (c *call) showSet(ctx context.Context, env *job.Env, set []*image.Manifest)
 	return nil
 }
 
-func describeNotes(t *table, id image.ImageID, known *job.Notes) {
-	for _, p := range known.Pins[id] {
+func describeNotes(t *table, known *job.ImageNotes) {
+	for _, p := range known.Pins {
 		t.row("pinned", fmt.Sprintf("%s (by %s, %s)", p.String(), p.By, timeText(p.Time)))
 	}
-	for _, p := range known.Ended[id] {
+	for _, p := range known.Ended {
 		t.row("was pinned", p.String())
 	}
-	c := known.Checks[id]
+	c := known.Check
+	if c == nil {
+		t.row("verified", "never")
+		return
+	}
 	if c.Damaged.After(c.Data) {
 		t.row("verified", "damage was found on "+timeText(c.Damaged))
 	}
@@ -227,9 +228,6 @@ func describeNotes(t *table, id image.ImageID, known *job.Notes) {
 	}
 	if c.Structure.After(c.Data) {
 		t.row("verified", "structure, on "+timeText(c.Structure))
-	}
-	if c == (repo.Check{}) {
-		t.row("verified", "never")
 	}
 }
 

@@ -20,7 +20,11 @@ const pinPrefix = "pins/"
 // removed or its time is over. An image may have several. Only those of writers
 // who may collect count.
 type Pin struct {
-	Image  image.ImageID `json:"image"`
+	// Manifest is the name of the image's manifest: an ID may be copied by
+	// another writer, a name is that of one line and claimed once.
+	Manifest string `json:"manifest"`
+
+	Image  image.ImageID `json:"image"` // for people, as are the next two
 	Volume string        `json:"volume"`
 	Seq    uint64        `json:"seq"`
 	Reason string        `json:"reason"`
@@ -71,21 +75,29 @@ func (r *Repo) PutPin(ctx context.Context, p *Pin) error {
 // Pins returns all pins, those that have ended too, in order of ID. One that
 // cannot be read is an error: nobody knows which image it keeps.
 func (r *Repo) Pins(ctx context.Context) (list []Pin, err error) {
-	err = r.Store.List(ctx, pinPrefix, func(o store.Info) error {
-		id := o.Name[len(pinPrefix):]
-		if !isRandomName(id) {
+	// One that is listed and not found was removed meanwhile: then the next
+	// listing does not tell of it any more.
+	gone := map[string]bool{}
+	for again := true; again && err == nil; {
+		list, again = nil, false
+		err = r.Store.List(ctx, pinPrefix, func(o store.Info) error {
+			id := o.Name[len(pinPrefix):]
+			if !isRandomName(id) {
+				return nil
+			}
+			p, err := r.pin(ctx, id)
+			switch {
+			case errors.Is(err, store.ErrNotFound) && !gone[id]:
+				gone[id], again = true, true
+			case errors.Is(err, keys.ErrForged): // nobody's
+			case err != nil:
+				return fmt.Errorf("read pins: %w (if you know what it keeps, remove it by hand)", err)
+			default:
+				list = append(list, *p)
+			}
 			return nil
-		}
-		p, err := r.pin(ctx, id)
-		if errors.Is(err, store.ErrNotFound) || errors.Is(err, keys.ErrForged) {
-			return nil // removed meanwhile, or nobody's
-		}
-		if err != nil {
-			return fmt.Errorf("read pins: %w (if you know what it keeps, remove it by hand)", err)
-		}
-		list = append(list, *p)
-		return nil
-	})
+		})
+	}
 	return list, err
 }
 
@@ -97,6 +109,9 @@ func (r *Repo) pin(ctx context.Context, id string) (*Pin, error) {
 	p := &Pin{ID: id}
 	if _, err := r.Keys.Open(keys.KindPin, pinPrefix+id, object, p); err != nil {
 		return nil, err
+	}
+	if _, _, ok := ParseManifestName(p.Manifest); !ok {
+		return nil, fmt.Errorf("%s%s: keeps %q, which is no manifest: %w", pinPrefix, id, p.Manifest, image.ErrCorrupt)
 	}
 	return p, nil
 }

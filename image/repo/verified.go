@@ -1,14 +1,13 @@
 package repo
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
-	"platter/image"
 	"platter/image/keys"
 	"platter/image/store"
 )
@@ -18,10 +17,10 @@ const verifiedPrefix = "verified/"
 // A Check is what verifications have found of an image: when each of them
 // last began, by the store's clock, zero for never.
 type Check struct {
-	Image     image.ImageID `json:"image"`
-	Structure time.Time     `json:"structure,omitzero"` // its map was whole, and every block where it should be
-	Data      time.Time     `json:"data,omitzero"`      // besides, every byte was read, and was right
-	Damaged   time.Time     `json:"damaged,omitzero"`   // some of it was not
+	Manifest  string    `json:"manifest"`           // its name: an ID may be copied by another writer
+	Structure time.Time `json:"structure,omitzero"` // its map was whole, and every block where it should be
+	Data      time.Time `json:"data,omitzero"`      // besides, every byte was read, and was right
+	Damaged   time.Time `json:"damaged,omitzero"`   // some of it was not
 }
 
 // Verified reports whether every byte was found right, and nothing wrong
@@ -48,16 +47,16 @@ type checks struct {
 	Images []Check `json:"images"`
 }
 
-// Checks returns what verifications have found, by image.
-func (r *Repo) Checks(ctx context.Context) (map[image.ImageID]Check, error) {
+// Checks returns what verifications have found, by the names of manifests.
+func (r *Repo) Checks(ctx context.Context) (map[string]Check, error) {
 	all, _, err := r.checks(ctx)
 	return all, err
 }
 
 // checks also returns the names of the objects read.
-func (r *Repo) checks(ctx context.Context) (all map[image.ImageID]Check, names []string, err error) {
+func (r *Repo) checks(ctx context.Context) (all map[string]Check, names []string, err error) {
 	for range 10 {
-		all, names = map[image.ImageID]Check{}, nil
+		all, names = map[string]Check{}, nil
 		err = r.Store.List(ctx, verifiedPrefix, func(o store.Info) error {
 			if !isRandomName(o.Name[len(verifiedPrefix):]) {
 				return nil
@@ -75,7 +74,7 @@ func (r *Repo) checks(ctx context.Context) (all map[image.ImageID]Check, names [
 	return all, names, nil
 }
 
-func (r *Repo) readChecks(ctx context.Context, name string, into map[image.ImageID]Check) error {
+func (r *Repo) readChecks(ctx context.Context, name string, into map[string]Check) error {
 	object, err := r.Store.Get(ctx, name, keys.MaxObject)
 	if err != nil {
 		return err
@@ -89,9 +88,9 @@ func (r *Repo) readChecks(ctx context.Context, name string, into map[image.Image
 		return fmt.Errorf("%w (if it is damaged, remove it, and verify again)", err)
 	}
 	for _, c := range list.Images {
-		old := into[c.Image]
+		old := into[c.Manifest]
 		c.merge(old)
-		into[c.Image] = c
+		into[c.Manifest] = c
 	}
 	return nil
 }
@@ -103,9 +102,9 @@ func (r *Repo) NoteChecks(ctx context.Context, results []Check, gone func(Check)
 		return err
 	}
 	for _, c := range results {
-		old := all[c.Image]
+		old := all[c.Manifest]
 		c.merge(old)
-		all[c.Image] = c
+		all[c.Manifest] = c
 	}
 	var list checks
 	for _, c := range all {
@@ -113,7 +112,7 @@ func (r *Repo) NoteChecks(ctx context.Context, results []Check, gone func(Check)
 			list.Images = append(list.Images, c)
 		}
 	}
-	slices.SortFunc(list.Images, func(a, b Check) int { return bytes.Compare(a.Image[:], b.Image[:]) })
+	slices.SortFunc(list.Images, func(a, b Check) int { return strings.Compare(a.Manifest, b.Manifest) })
 	name := verifiedPrefix + randomName()
 	object, _, err := r.Keys.Seal(keys.KindVerified, name, list)
 	if err != nil {

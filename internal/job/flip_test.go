@@ -121,7 +121,7 @@ func exhibitIn(t *testing.T, env *Env, unlock *keys.Credentials) *exhibit {
 	last := keep(a)
 	keep(b)
 	mustPin(t, env, PinOptions{Image: last.ID.String(), Reason: "an exhibit", By: "test@host"})
-	if err := env.Repo.NoteChecks(ctx, []repo.Check{{Image: last.ID, Data: last.Time}}, func(repo.Check) bool { return false }); err != nil {
+	if err := env.Repo.NoteChecks(ctx, []repo.Check{{Manifest: env.Repo.ManifestName(last), Data: last.Time}}, func(repo.Check) bool { return false }); err != nil {
 		t.Fatal(err)
 	}
 	name := "leases/" + strings.Repeat("ab", 16) + "-00000001"

@@ -222,6 +222,9 @@ func TestGoldenRepositoriesStillOpen(t *testing.T) {
 		}
 		bare := &Env{Repo: r, Memory: 8 << 20, Host: "host"}
 		checkGolden(t, name, bare)
+		if notes, err := ReadNotes(ctx, bare); err != nil || len(notes.images) == 0 {
+			t.Errorf("%s: notes on %d images, %v", name, len(notes.images), err)
+		}
 		env := envOf(t, r)
 		if _, err := env.Catalog.Sync(ctx, r, nil); err != nil {
 			t.Errorf("%s: %v", name, err)

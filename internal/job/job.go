@@ -162,6 +162,8 @@ type Damage struct {
 	At      image.Location `json:"at"`
 	Object  string         `json:"object"` // name in the store
 	Problem string         `json:"problem"`
+
+	manifest string // name of the image's; empty where Image is
 }
 
 // A Forgery is an object that somebody with a key of the repository wrote and
@@ -189,8 +191,8 @@ type VerifyReport struct {
 type PruneOptions struct {
 	Policy retention.Policy // of all images, where there are no Rules
 	Rules  []retention.Rule
-	// MaxDelete is the largest share of a volume's images that one run may
-	// forget, MaxCount the largest number of all; 0 for any.
+	// MaxDelete is the largest share of the images that one writer made of a
+	// volume that one run may forget, MaxCount the largest number of all; 0 for any.
 	MaxDelete float64
 	MaxCount  int
 	Volumes   []string       // none for all
@@ -215,6 +217,7 @@ type PruneVerdict struct {
 	Keep   bool      `json:"keep"`
 	Reason string    `json:"reason"`
 	name   string    // of the manifest
+	line   string    // volume and writer: the images that it was judged with
 }
 
 // CollectOptions bound a collection.

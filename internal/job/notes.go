@@ -12,46 +12,59 @@ import (
 
 // Notes are what the repository knows of images beside their manifests.
 type Notes struct {
-	Pins   map[image.ImageID][]repo.Pin // that have not ended, oldest first
-	Ended  map[image.ImageID][]repo.Pin
-	Checks map[image.ImageID]repo.Check
+	repo   *repo.Repo
+	images map[string]*ImageNotes // by the name of the manifest
+}
+
+// ImageNotes are the notes on one image.
+type ImageNotes struct {
+	Pins  []repo.Pin // that have not ended, oldest first
+	Ended []repo.Pin
+	Check *repo.Check // nil if it was never verified
 }
 
 // ReadNotes reads the notes on all images. With an error it returns those that
 // could be read: enough to show, not to decide by.
 func ReadNotes(ctx context.Context, env *Env) (*Notes, error) {
-	n := &Notes{Pins: map[image.ImageID][]repo.Pin{}, Ended: map[image.ImageID][]repo.Pin{}}
+	n := &Notes{env.Repo, map[string]*ImageNotes{}}
 	now, err := env.Repo.Store.Now(ctx)
 	pins, problem := env.Repo.Pins(ctx)
 	slices.SortStableFunc(pins, func(a, b repo.Pin) int { return a.Time.Compare(b.Time) })
 	for _, p := range pins {
-		if p.Ended(now) {
-			n.Ended[p.Image] = append(n.Ended[p.Image], p)
+		if on := n.on(p.Manifest); p.Ended(now) {
+			on.Ended = append(on.Ended, p)
 		} else {
-			n.Pins[p.Image] = append(n.Pins[p.Image], p)
+			on.Pins = append(on.Pins, p)
 		}
 	}
-	var other error
-	n.Checks, other = env.Repo.Checks(ctx)
+	checks, other := env.Repo.Checks(ctx)
+	for name, c := range checks {
+		n.on(name).Check = &c
+	}
 	return n, errors.Join(err, problem, other)
 }
 
-// Verified returns when every byte of an image was last read and found right;
-// zero if never, or if damage was found since.
-func (n *Notes) Verified(id image.ImageID) time.Time {
-	if c := n.Checks[id]; c.Verified() {
-		return c.Data
+func (n *Notes) on(manifest string) *ImageNotes {
+	if n.images[manifest] == nil {
+		n.images[manifest] = new(ImageNotes)
 	}
-	return time.Time{}
+	return n.images[manifest]
 }
 
+// Of returns the notes on an image.
+func (n *Notes) Of(m *image.Manifest) *ImageNotes { return n.on(n.repo.ManifestName(m)) }
+
+// verified reports whether every byte of an image was read and found right, and
+// no damage since.
+func (n *ImageNotes) verified() bool { return n.Check != nil && n.Check.Verified() }
+
 // pinned says why an image is pinned, or nothing.
-func (n *Notes) pinned(id image.ImageID) (text string) {
-	for i := range n.Pins[id] {
+func (n *ImageNotes) pinned() (text string) {
+	for i := range n.Pins {
 		if i > 0 {
 			text += "; "
 		}
-		text += n.Pins[id][i].String()
+		text += n.Pins[i].String()
 	}
 	return text
 }
@@ -64,19 +77,20 @@ func (v *verifier) record(ctx context.Context) error {
 	}
 	bad := map[string]bool{}
 	for _, d := range v.report.Damage {
-		bad[d.Image] = true
+		bad[d.manifest] = true
 	}
 	if len(v.report.Damage) > maxFindings || v.bad.more > 0 {
 		v.env.warn("there is more damage than can be told by image: no result is recorded")
 		return nil
 	}
 	var results []repo.Check
-	there := map[image.ImageID]bool{}
+	there := map[string]bool{}
 	for _, m := range v.images {
-		there[m.ID] = true
-		c := repo.Check{Image: m.ID}
+		name := v.env.Repo.ManifestName(m)
+		there[name] = true
+		c := repo.Check{Manifest: name}
 		switch {
-		case bad[m.ID.String()]:
+		case bad[name]:
 			c.Damaged = v.began
 		default:
 			c.Structure = v.began
@@ -90,7 +104,7 @@ func (v *verifier) record(ctx context.Context) error {
 	// may have found an image that was made while this one was at work.
 	long := v.began.Add(-24 * time.Hour)
 	err := v.env.Repo.NoteChecks(ctx, results, func(c repo.Check) bool {
-		return len(v.opts.Images) == 0 && !there[c.Image] && c.Structure.Before(long) && c.Data.Before(long) && c.Damaged.Before(long)
+		return len(v.opts.Images) == 0 && !there[c.Manifest] && c.Structure.Before(long) && c.Data.Before(long) && c.Damaged.Before(long)
 	})
 	if err != nil {
 		v.env.warn("the result is not recorded: %v", err)

@@ -62,7 +62,7 @@ func (o *PinOptions) check() error {
 
 func putPin(ctx context.Context, env *Env, m *image.Manifest, opts PinOptions) (*repo.Pin, error) {
 	pin := &repo.Pin{
-		Image: m.ID, Volume: m.Volume, Seq: m.Seq, Reason: opts.Reason, Hold: opts.Hold, By: opts.By, Until: opts.Until.UTC(),
+		Manifest: env.Repo.ManifestName(m), Image: m.ID, Volume: m.Volume, Seq: m.Seq, Reason: opts.Reason, Hold: opts.Hold, By: opts.By, Until: opts.Until.UTC(),
 	}
 	now, err := env.Repo.Store.Now(ctx)
 	if err != nil {
@@ -136,7 +136,7 @@ func Unpin(ctx context.Context, env *Env, opts UnpinOptions) (removed []repo.Pin
 	if err != nil {
 		return nil, err
 	}
-	pins = slices.DeleteFunc(pins, func(p repo.Pin) bool { return p.Image != m.ID })
+	pins = slices.DeleteFunc(pins, func(p repo.Pin) bool { return p.Manifest != env.Repo.ManifestName(m) })
 	for i := range pins {
 		if pins[i].Hold != opts.Hold {
 			continue

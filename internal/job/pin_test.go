@@ -294,7 +294,7 @@ func TestLastVerifiedImageIsKeptAndDamageUndoesIt(t *testing.T) {
 			t.Fatalf("verify: %v, want %v", err, want)
 		}
 	}
-	check := func(i int) repo.Check { return must(env.Repo.Checks(ctx))[images[i].ID] }
+	check := func(i int) repo.Check { return must(env.Repo.Checks(ctx))[env.Repo.ManifestName(images[i])] }
 	verify(VerifyOptions{Images: []string{images[1].ID.String()}, ReadData: true}, nil)
 	verify(VerifyOptions{}, nil)
 	if c := check(1); !c.Verified() || !c.Structure.After(c.Data) {
@@ -312,7 +312,7 @@ func TestLastVerifiedImageIsKeptAndDamageUndoesIt(t *testing.T) {
 	// A block of both is found damaged: neither is verified any more.
 	name := spoilBlock(t, env, more[1])
 	verify(VerifyOptions{ReadData: true}, ErrDamaged)
-	if c := must(env.Repo.Checks(ctx))[more[1].ID]; c.Verified() || c.Damaged.IsZero() {
+	if c := must(env.Repo.Checks(ctx))[env.Repo.ManifestName(more[1])]; c.Verified() || c.Damaged.IsZero() {
 		t.Errorf("%s is damaged: %+v", name, c)
 	}
 	// Images that are gone for a day leave the results.

@@ -100,25 +100,27 @@ func (o *PruneOptions) judge(ctx context.Context, env *Env) (*PruneReport, error
 			return nil, fmt.Errorf("prune %s: %w: %w", volume, err, ErrUsage)
 		}
 		for _, v := range verdicts {
-			report.add(volume, names[line+v.ID], v)
+			report.add(line, names[line+v.ID], v)
 		}
 	}
 	return report, nil
 }
 
-// bound refuses to forget more than may be.
+// bound refuses to forget more than may be. It counts each line by itself, or
+// the images that an agent says are of a volume would raise what may be taken
+// from that volume's own.
 func (o *PruneOptions) bound(r *PruneReport) error {
 	all, dropped := map[string]int{}, map[string]int{}
 	for _, v := range r.Verdicts {
-		all[v.Volume]++
+		all[v.line]++
 		if !v.Keep {
-			dropped[v.Volume]++
+			dropped[v.line]++
 		}
 	}
 	var over []string
-	for _, volume := range sortedKeys(dropped) {
-		if o.MaxDelete > 0 && float64(dropped[volume]) > o.MaxDelete*float64(all[volume]) {
-			over = append(over, fmt.Sprintf("%d of the %d images of %s", dropped[volume], all[volume], volume))
+	for _, line := range sortedKeys(dropped) {
+		if o.MaxDelete > 0 && float64(dropped[line]) > o.MaxDelete*float64(all[line]) {
+			over = append(over, fmt.Sprintf("%d of the %d images of %s", dropped[line], all[line], lineName(line)))
 		}
 	}
 	switch {
@@ -127,7 +129,7 @@ func (o *PruneOptions) bound(r *PruneReport) error {
 	case len(over) == 0:
 		return nil
 	case len(over) > 5:
-		over = append(over[:5], fmt.Sprintf("and of %d volumes more", len(over)-5))
+		over = append(over[:5], fmt.Sprintf("and of %d more", len(over)-5))
 	}
 	return fmt.Errorf("prune: the rules would forget %s: %w at once, so none is forgotten", strings.Join(over, ", "), ErrTooMany)
 }
@@ -158,20 +160,31 @@ func (o *PruneOptions) lines(ctx context.Context, env *Env) (map[string][]*image
 	return lines, names, nil
 }
 
+// lineName is how a line of "volume writer" is told, and can be asked for.
+func lineName(line string) string {
+	volume, writer, _ := strings.Cut(line, " ")
+	if writer == "" {
+		return volume
+	}
+	return fmt.Sprintf("%s%%%.16s", volume, writer)
+}
+
 func items(images []*image.Manifest, notes *Notes) []retention.Item {
 	list := make([]retention.Item, len(images))
 	for i, m := range images {
+		n := notes.Of(m)
 		list[i] = retention.Item{
 			ID: m.ID.String(), Seq: m.Seq, Time: m.Time, Tags: m.Tags, Complete: !m.Incomplete(),
-			Verified: !notes.Verified(m.ID).IsZero(), Pinned: notes.pinned(m.ID),
+			Verified: n.verified(), Pinned: n.pinned(),
 		}
 	}
 	return list
 }
 
-func (r *PruneReport) add(volume, name string, v retention.Verdict) {
+func (r *PruneReport) add(line, name string, v retention.Verdict) {
+	volume, _, _ := strings.Cut(line, " ")
 	r.Verdicts = append(r.Verdicts, PruneVerdict{
-		name: name, Image: v.ID, Volume: volume, Time: v.Time, Keep: v.Keep, Reason: strings.Join(v.Reasons, "; "),
+		name: name, line: line, Image: v.ID, Volume: volume, Time: v.Time, Keep: v.Keep, Reason: strings.Join(v.Reasons, "; "),
 	})
 	if v.Keep {
 		r.Kept++

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -271,5 +272,83 @@ func TestSealedImagesComeBack(t *testing.T) {
 	}
 	if report, err := Verify(ctx, x.env, VerifyOptions{ReadData: true}); err != nil || report.Images != len(x.want)+2 {
 		t.Errorf("%+v, %v", report, err)
+	}
+}
+
+// A mortal store takes so many more objects and deletions; none, and it takes
+// any number.
+type mortal struct {
+	store.Store
+	dies bool
+	left int
+}
+
+func (m *mortal) die() error {
+	if m.left--; m.dies && m.left < 0 {
+		return errKilled
+	}
+	return nil
+}
+
+func (m *mortal) Put(ctx context.Context, name string, parts ...[]byte) error {
+	if err := m.die(); err != nil {
+		return err
+	}
+	return m.Store.Put(ctx, name, parts...)
+}
+
+func (m *mortal) Delete(ctx context.Context, name string) error {
+	if err := m.die(); err != nil {
+		return err
+	}
+	return m.Store.Delete(ctx, name)
+}
+
+// D44: what an image needs may have been moved since it was pruned, and the rest
+// of it condemned or deleted, by a collection that stopped anywhere: the image
+// comes back whole, and stays so, or it is refused and nothing of it is left.
+func TestUndeleteAfterRepacking(t *testing.T) {
+	whole, refused, moved := 0, 0, 0
+	for n := 0; ; n++ {
+		env := newEnv(t, 4<<10)
+		clock(env)
+		images, contents := nights(t, env, &disk{name: "disk", data: make([]byte, 256<<10)}, seeded(t, uint64(n)), 3)
+		pruneLast(t, env, 1)
+		under := env.Repo.Store.(*mem.Store)
+		st := &mortal{Store: under}
+		r := *env.Repo
+		r.Store = st
+		gc := envOf(t, &r)
+		if n%2 == 1 { // the second deletes what the first condemned
+			moved += len(mustCollect(t, gc, CollectOptions{}).Repacked)
+		}
+		st.dies, st.left = true, n/2
+		_, died := Collect(t.Context(), gc, CollectOptions{MaxDelete: 1})
+		st.dies = false
+		under.Advance(repo.LeaseTTL + time.Minute) // it could not give its lease up
+		_, err := Undelete(t.Context(), env, UndeleteOptions{Image: images[0].ID.String(), Reason: "x"})
+		switch {
+		case err == nil:
+			whole++
+			images, contents = slices.Delete(images, 1, 2), slices.Delete(contents, 1, 2)
+		case errors.Is(err, errGone):
+			refused++
+			images, contents = images[2:], contents[2:]
+		default:
+			t.Fatalf("%d: %v", n, err)
+		}
+		for range 2 {
+			if got := numbers(t, env); len(got) != len(images) {
+				t.Errorf("%d: images %d, want %d of them", n, got, len(images))
+			}
+			sameImages(t, env, images, contents)
+			mustCollect(t, gc, CollectOptions{})
+		}
+		if n%2 == 1 && died == nil {
+			break
+		}
+	}
+	if whole == 0 || refused == 0 || moved == 0 {
+		t.Errorf("%d images came back, %d were refused, %d segments were moved", whole, refused, moved)
 	}
 }

@@ -199,7 +199,8 @@ func (w *mapping) add(f *finding, e block.Extent) {
 	}
 	w.flush()
 	w.last = Damage{
-		Image: w.image.ID.String(), Volume: w.image.Volume, Extent: e, At: f.at, Object: f.object, Problem: f.problem(),
+		manifest: w.v.env.Repo.ManifestName(w.image),
+		Image:    w.image.ID.String(), Volume: w.image.Volume, Extent: e, At: f.at, Object: f.object, Problem: f.problem(),
 	}
 	w.end = next
 }
