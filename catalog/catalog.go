@@ -62,6 +62,9 @@ type Options struct {
 	Memory int64
 	// LockWait is how long to wait for another process to let the catalog go.
 	LockWait time.Duration
+	// Waiting is called when that wait begins, with the number of the process
+	// or "unknown"; it may be nil.
+	Waiting func(process string)
 
 	// FS holds the directory; nil for the machine's. Tests put a model here.
 	FS vfs.FS

@@ -67,7 +67,7 @@ func openDirectory(ctx context.Context, opts Options) (*directory, error) {
 		}
 	}
 	if opts.FS == nil {
-		if d.lock, err = lockDirectory(ctx, opts.Dir, opts.LockWait); err != nil {
+		if d.lock, err = lockDirectory(ctx, opts); err != nil {
 			return nil, err
 		}
 	}

@@ -17,17 +17,17 @@ import (
 // lockPoll is how often a held lock is tried again.
 const lockPoll = 100 * time.Millisecond
 
-// lockDirectory locks the catalog in dir for this process, waiting for another
-// one up to wait. The lock goes with the process, whatever becomes of it.
-func lockDirectory(ctx context.Context, dir string, wait time.Duration) (io.Closer, error) {
-	path := filepath.Join(dir, lockName)
+// lockDirectory locks the catalog for this process, waiting for another one as
+// long as the options say. The lock goes with the process, whatever becomes of it.
+func lockDirectory(ctx context.Context, opts Options) (io.Closer, error) {
+	path := filepath.Join(opts.Dir, lockName)
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("lock catalog: %w", err)
 	}
-	if err := waitLock(ctx, f, wait); err != nil {
+	if err := waitLock(ctx, f, opts); err != nil {
 		if errors.Is(err, unix.EWOULDBLOCK) {
-			err = fmt.Errorf("%w by process %s: %s: wait for it to end, or for longer with --lock-wait", ErrLocked, holder(f), dir)
+			err = fmt.Errorf("%w by process %s: %s: wait for it to end, or for longer with --lock-wait", ErrLocked, holder(f), opts.Dir)
 		} else {
 			err = fmt.Errorf("lock catalog %s: %w", path, err)
 		}
@@ -39,13 +39,18 @@ func lockDirectory(ctx context.Context, dir string, wait time.Duration) (io.Clos
 	return f, nil
 }
 
-func waitLock(ctx context.Context, f *os.File, wait time.Duration) error {
-	deadline := time.Now().Add(wait)
+func waitLock(ctx context.Context, f *os.File, opts Options) error {
+	deadline := time.Now().Add(opts.LockWait)
+	told := opts.Waiting == nil
 	for {
 		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		left := time.Until(deadline)
 		if !errors.Is(err, unix.EWOULDBLOCK) || left <= 0 {
 			return err
+		}
+		if !told {
+			opts.Waiting(holder(f))
+			told = true
 		}
 		select {
 		case <-ctx.Done():

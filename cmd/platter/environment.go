@@ -7,13 +7,16 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"platter/catalog"
 	"platter/image/keys"
 	"platter/image/repo"
 	"platter/image/store/location"
+	"platter/internal/agent/history"
 	"platter/internal/job"
+	"platter/internal/quantity"
 )
 
 // reading opens what a command that changes nothing works with. It does
@@ -145,8 +148,26 @@ func (c *call) openCatalog(ctx context.Context, r *repo.Repo, wait time.Duration
 func (c *call) catalogOptions(r *repo.Repo, wait time.Duration) catalog.Options {
 	return catalog.Options{
 		Dir: c.catalogDir(r), Repository: r.Identity(), BlockSize: r.Config.BlockSize,
-		Memory: c.opts.memory / 4, LockWait: wait,
+		Memory: c.opts.memory / 4, LockWait: wait, Waiting: func(process string) { c.tellHolder(process, wait) },
 	}
+}
+
+// tellHolder says for whom this process waits.
+func (c *call) tellHolder(process string, wait time.Duration) {
+	what := "process " + process
+	runs, err := history.In(c.opts.stateDir()).Runs(history.Filter{})
+	if err != nil {
+		runs = nil // the number has to do
+	}
+	for i := range runs {
+		if r := &runs[i]; r.Outcome == history.Running && strconv.Itoa(r.Process.PID) == process {
+			what += fmt.Sprintf(", a %s since %s", r.Kind, timeText(r.Start))
+			if r.Job != "" {
+				what += " of the agent's job " + r.Job
+			}
+		}
+	}
+	c.term.notef("platter: waiting up to %s for the catalog, which another platter has (%s)", quantity.FormatSpan(wait), what)
 }
 
 // detailf is a notice for those who asked for more.

@@ -90,6 +90,7 @@ type Agent struct {
 	lastWall time.Time
 	lastMono time.Time
 	stopping bool
+	size     int           // of the state when it was saved last, in bytes
 	changed  bool          // the state, since it was saved
 	trouble  string        // what keeps the state from being saved; "" while all is well
 	over     chan struct{} // closed when Run returns
@@ -175,7 +176,7 @@ func (a *Agent) Run(ctx context.Context) error {
 func (a *Agent) do(ctx context.Context, f func()) error {
 	done := make(chan struct{})
 	select {
-	case a.requests <- func() { defer close(done); a.changed = true; f() }:
+	case a.requests <- func() { defer close(done); f() }:
 		<-done
 		return nil
 	case <-a.over:
@@ -207,10 +208,15 @@ func (a *Agent) plan() {
 		a.due(j, now)
 		a.limit(j, now)
 	}
-	order := slices.Clone(a.jobs)
-	slices.SortStableFunc(order, func(x, y *job) int { return x.startsAt().Compare(y.startsAt()) })
-	for _, j := range order {
-		if j.Waiting != nil && !j.Waiting.At.After(now) && a.obstacle(j, now) == "" {
+	var ready []*job
+	for _, j := range a.jobs {
+		if j.Waiting != nil && !j.Waiting.At.After(now) {
+			ready = append(ready, j)
+		}
+	}
+	slices.SortStableFunc(ready, func(x, y *job) int { return x.Waiting.At.Compare(y.Waiting.At) })
+	for _, j := range ready {
+		if a.obstacle(j, now) == "" {
 			a.begin(j, now)
 		}
 	}
@@ -239,10 +245,11 @@ func (a *Agent) keep() {
 func (a *Agent) wait() time.Duration {
 	now, least := a.now(), pollEvery
 	for _, j := range a.jobs {
-		for _, at := range []time.Time{j.next, j.startsAt()} {
-			if !at.IsZero() && at.After(now) {
-				least = min(least, at.Sub(now))
-			}
+		if !j.next.IsZero() && j.next.After(now) {
+			least = min(least, j.next.Sub(now))
+		}
+		if j.Waiting != nil && j.Waiting.At.After(now) {
+			least = min(least, j.Waiting.At.Sub(now))
 		}
 	}
 	return max(least, time.Millisecond)
@@ -263,9 +270,9 @@ func (a *Agent) watchClock(now time.Time) {
 	}
 	a.tell(event.Event{Kind: event.Clock, Error: text})
 	if jump < 0 {
-		a.changed = true
 		for _, j := range a.jobs {
 			j.rewind(now)
+			a.note(j)
 		}
 	}
 }

@@ -20,7 +20,11 @@ type job struct {
 	next time.Time // that it is due by its schedule; zero for never
 	run  *run      // nil while it does not run
 	gone bool      // from the config
+	text []byte    // kept, as it is saved; nil since it has changed
 }
+
+// note is called after what is kept of a job was changed.
+func (a *Agent) note(j *job) { j.text, a.changed = nil, true }
 
 // kept is what survives a restart.
 type kept struct {
@@ -106,6 +110,7 @@ func (a *Agent) take(conf *config.Config, saved map[string]kept) {
 		delete(old, c.Name)
 		j.conf, j.repo, j.gone = c, conf.Repository(c.Repository), false
 		j.rewind(now)
+		a.note(j)
 		if text := c.Schedule.String() + " " + c.Zone.String(); j.Handled.IsZero() || j.Schedule != text {
 			j.Handled, j.Schedule = now, text
 		}
@@ -142,14 +147,6 @@ func (a *Agent) find(name string) *job {
 // reckon finds out when the job is due next.
 func (j *job) reckon() { j.next = j.conf.Schedule.Next(j.Handled, j.conf.Zone) }
 
-// startsAt is when what waits may begin; zero if nothing does.
-func (j *job) startsAt() time.Time {
-	if j.Waiting == nil {
-		return time.Time{}
-	}
-	return j.Waiting.At
-}
-
 // jitter is this machine's for the job.
 func (a *Agent) jitter(j *job) time.Duration {
 	return schedule.Jitter(*j.conf.Jitter, a.opts.Machine, j.conf.Name)
@@ -163,6 +160,7 @@ func (a *Agent) resume(j *job) {
 		return
 	}
 	j.Running = nil
+	a.note(j)
 	r := &run{job: j, conf: j.conf, task: *was, begun: was.At, result: Result{Exit: -1, Error: "the agent, or the machine, died during the run"}}
 	a.conclude(r, a.now())
 }
@@ -192,7 +190,8 @@ func (a *Agent) due(j *job, now time.Time) {
 			break
 		}
 	}
-	j.Handled, a.changed = last, true
+	j.Handled = last
+	a.note(j)
 	j.reckon()
 	if j.run != nil {
 		a.skip(j, first, last, count, fmt.Sprintf("the run of %s has not ended", a.text(j.run.task.Due, j.run.begun)))
@@ -247,7 +246,8 @@ func (a *Agent) limit(j *job, now time.Time) {
 	}
 	if w := j.Waiting; w != nil {
 		if most := now.Add(2*mostPause + a.jitter(j)); w.At.After(most) {
-			w.At, a.changed = now, true
+			w.At = now
+			a.note(j)
 		}
 	}
 }
@@ -301,7 +301,8 @@ func (a *Agent) begin(j *job, now time.Time) {
 	if w.Since.IsZero() {
 		w.Since = now
 	}
-	j.Waiting, j.Running, a.changed = nil, &w, true
+	j.Waiting, j.Running = nil, &w
+	a.note(j)
 	a.keep()
 	ctx, stop := context.WithCancelCause(context.Background())
 	r := &run{job: j, conf: j.conf, uses: usesOf(j.conf, j.repo), task: w, begun: now, mono: time.Now(), ctx: ctx, stop: stop}
@@ -322,7 +323,7 @@ func (a *Agent) begin(j *job, now time.Time) {
 // finish is for an attempt that has ended by itself or was stopped.
 func (a *Agent) finish(r *run) {
 	a.running--
-	a.changed = true
+	a.note(r.job)
 	r.job.run, r.job.Running = nil, nil
 	now := a.now()
 	cause := context.Cause(r.ctx)

@@ -75,6 +75,7 @@ func (a *Agent) withJob(ctx context.Context, name string, f func(*job) error) (e
 			err = fmt.Errorf("%w %q", ErrNoJob, name)
 		} else {
 			err = f(j)
+			a.note(j)
 		}
 	})
 	if bad != nil {
@@ -93,6 +94,7 @@ func (a *Agent) withJobs(ctx context.Context, name string, all *pause, to pause,
 		*all = to
 		for _, j := range a.jobs {
 			f(j)
+			a.note(j)
 		}
 	})
 }

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -47,19 +48,6 @@ func (s store) load() (state, error) {
 	return st, nil
 }
 
-// save makes the state durable, in place of the last one.
-func (s store) save(st state) error {
-	st.Version = stateVersion
-	b, err := json.MarshalIndent(st, "", " ")
-	if err == nil {
-		err = replace(s.dir, stateName, b)
-	}
-	if err != nil {
-		return fmt.Errorf("state of the agent: %w", err)
-	}
-	return nil
-}
-
 // replace writes a file under another name, and gives it its own when it is
 // durable.
 func replace(dir, name string, b []byte) (err error) {
@@ -89,12 +77,34 @@ func replace(dir, name string, b []byte) (err error) {
 	return errors.Join(d.Sync(), d.Close())
 }
 
+// save makes the state durable, in place of the last one. Of jobs that have not
+// changed since, the text is at hand: there may be hundreds.
 func (a *Agent) save() error {
-	st := state{Paused: a.paused, Jobs: map[string]kept{}}
+	var b bytes.Buffer
+	b.Grow(a.size)
+	defer func() { a.size = b.Len() }()
+	pause, err := json.Marshal(a.paused)
+	fmt.Fprintf(&b, "{\"version\":%d,\n\"paused\":%s,\n\"jobs\":{", stateVersion, pause)
+	sep := "\n"
 	for _, j := range a.jobs {
-		if !j.gone || j.Running != nil {
-			st.Jobs[j.conf.Name] = j.kept
+		if j.gone && j.Running == nil {
+			continue
 		}
+		if j.text == nil {
+			var bad error
+			j.text, bad = json.Marshal(j.kept)
+			err = errors.Join(err, bad)
+		}
+		b.WriteString(sep + `"` + j.conf.Name + `":`) // a name has nothing to be escaped
+		b.Write(j.text)
+		sep = ",\n"
 	}
-	return a.store.save(st)
+	b.WriteString("}}\n")
+	if err == nil {
+		err = replace(a.store.dir, stateName, b.Bytes())
+	}
+	if err != nil {
+		return fmt.Errorf("state of the agent: %w", err)
+	}
+	return nil
 }

@@ -185,10 +185,13 @@ func (r *rule) onDay(d time.Time) bool {
 // times of a day may come in the other order where clocks change; so all of
 // them are looked at.
 func (r *rule) onDate(d, t time.Time, zone *time.Location) (first time.Time) {
-	for minute := range 24 * 60 {
+	for minute := 0; minute < 24*60; minute++ {
 		wall := d.Add(time.Duration(minute) * time.Minute)
 		switch {
-		case !r.hours[minute/60] || !r.minutes[minute%60] || wall.Add(farthest).Before(t):
+		case !r.hours[minute/60]:
+			minute += 59 - minute%60 // the hour ends
+			continue
+		case !r.minutes[minute%60] || wall.Add(farthest).Before(t):
 			continue
 		case !first.IsZero() && wall.Add(-farthest).After(first):
 			return first
