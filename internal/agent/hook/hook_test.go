@@ -64,15 +64,27 @@ func TestHookThatFailsHangsOrMayBeChangedByOthersIsAnError(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if state, err := os.ReadFile(fmt.Sprintf("/proc/%s/stat", strings.TrimSpace(string(b)))); err == nil && !strings.Contains(string(state), ") Z") {
-		t.Errorf("what the hook started still runs: %s", state)
-	}
+	waitForEnd(t, strings.TrimSpace(string(b)))
 
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if err := Run(ctx, script(t, "exit 0"), time.Minute, nil, none); err == nil {
 		t.Error("a hook was run though the run was stopped")
 	}
+}
+
+// waitForEnd waits until a process that was killed is no more.
+func waitForEnd(t *testing.T, pid string) {
+	t.Helper()
+	var state []byte
+	for range 1000 {
+		var err error
+		if state, err = os.ReadFile("/proc/" + pid + "/stat"); err != nil || strings.Contains(string(state), ") Z") {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Errorf("what the hook started still runs: %s", state)
 }
 
 func TestWhatAHookLeavesRunningHoldsNobodyUp(t *testing.T) {
