@@ -54,6 +54,16 @@ func flaws() []flaw {
 		{name: "begins a unit late", story: "edges of extents", edit: before("fine", asm.Add.Imm(asm.R8, 1))},
 		// Where nothing else is written, that nothing is seen gives these away.
 		{name: "ignores discards", story: "seed 3", kernel: func(k *kernel) { k.op["DRV_IN"] = k.op["DISCARD"] }},
+		{name: "ignores zeroes", story: "seed 0", kernel: func(k *kernel) { k.op["DRV_IN"] = k.op["WRITE_ZEROES"] }},
+		// What is as long again as it was when it is looked at, only a program sees.
+		{name: "ignores sizes", story: "resize", edit: func(ins asm.Instructions) asm.Instructions {
+			for i := range ins {
+				if ins[i].OpCode.AtomicOp() == asm.AddAtomic && ins[i].Offset == headResized*8 {
+					ins[i] = asm.Mov.Imm(asm.R1, 0).WithMetadata(ins[i].Metadata)
+				}
+			}
+			return ins
+		}},
 		{name: "marks later than the view", story: "writes during a run", session: func(s *Session) cbt.Tracker { return &late{s} }},
 		{name: "trusts foreign generations", story: "foreign generation", session: func(s *Session) cbt.Tracker { return &credulous{s} }},
 		{name: "clears what it is asked for", story: "run abandoned", session: func(s *Session) cbt.Tracker { return &forgetful{s} }},

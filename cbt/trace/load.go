@@ -73,11 +73,7 @@ func (l *loader) attachAll() error {
 		}
 	}
 	for _, point := range all {
-		ins := program(l.k, l.maps, point)
-		if l.o.edit != nil {
-			ins = l.o.edit(l.k, point, ins)
-		}
-		if err := l.attach(point, ebpf.AttachTraceRawTp, ins); err != nil {
+		if err := l.attach(point, ebpf.AttachTraceRawTp, program(l.k, l.maps, point)); err != nil {
 			return err
 		}
 	}
@@ -89,6 +85,9 @@ func (l *loader) attachAll() error {
 }
 
 func (l *loader) attach(to string, how ebpf.AttachType, ins asm.Instructions) error {
+	if l.o.edit != nil {
+		ins = l.o.edit(l.k, to, ins)
+	}
 	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{
 		Name: "platter_trace", Type: ebpf.Tracing, AttachType: how, AttachTo: to, Instructions: ins, License: "GPL",
 	})

@@ -74,7 +74,18 @@ func (d synced) WriteAt(p []byte, off int64) (int, error) {
 	return n, errors.Join(err, d.sync())
 }
 
-func (d synced) Zero(e block.Extent) error { return errors.Join(d.Device.Zero(e), d.sync()) }
+// ReadAt reads what is on the device: what was cut off and came back lies in the
+// page cache still.
+func (d synced) ReadAt(p []byte, off int64) (int, error) {
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, d.fd, unix.BLKFLSBUF, 0); errno != 0 {
+		return 0, errno
+	}
+	return d.Device.ReadAt(p, off)
+}
+
+// Zero punches a hole, which a device makes by an operation of its own: zeroing
+// a range is writing zeros where the file below a loop device has it no other way.
+func (d synced) Zero(e block.Extent) error { return errors.Join(d.Device.Discard(e), d.sync()) }
 
 // Discard asks the device itself: what files call punching a hole is zeroing
 // where devices are concerned.
