@@ -31,6 +31,7 @@ type Job struct {
 	Kind       string
 	Repository string // name of one; "" for the agent's
 	Devices    []string
+	All        bool // every disk of the machine instead
 	Volumes    []string
 	// Flags are those of its command, each with its value, as in --audit=full.
 	Flags []string
@@ -101,6 +102,11 @@ type job struct {
 	Live               bool     `toml:"live" for:"backup" flag:"live"`
 	AllowUnreadable    bool     `toml:"allow-unreadable" for:"backup" flag:"allow-unreadable"`
 	RepositoryOnDevice bool     `toml:"repository-on-device" for:"backup" flag:"repository-on-device"`
+	All                bool     `toml:"all" for:"backup" flag:"all"`
+	AllBlocks          bool     `toml:"all-blocks" for:"backup" flag:"all-blocks"`
+	BeforeImage        string   `toml:"before-image" for:"backup" flag:"before"`
+	AfterImage         string   `toml:"after-image" for:"backup" flag:"after"`
+	ImageHookLimit     *span    `toml:"image-hook-limit" for:"backup" flag:"hook-limit"`
 
 	ReadData       bool   `toml:"read-data" for:"verify" flag:"read-data"`
 	ReadDataSubset string `toml:"read-data-subset" for:"verify" flag:"read-data-subset"`
@@ -125,7 +131,7 @@ var jobName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
 // job returns the job, and all that is wrong with it.
 func (in *job) job(f *file, name string) (*Job, []*Problem) {
 	j := &Job{
-		Name: name, Kind: in.Kind, Repository: in.Repository, Devices: in.Devices, Volumes: in.Volumes,
+		Name: name, Kind: in.Kind, Repository: in.Repository, Devices: in.Devices, All: in.All, Volumes: in.Volumes,
 		Schedule: in.Schedule, Window: in.Window, StopAtEnd: in.StopAtEnd, Priority: in.Priority,
 		Attempts: DefaultAttempts, GiveUpAfter: DefaultGiveUpAfter,
 		Before: in.Before, After: in.After, OnFailure: in.OnFailure, HookTimeout: DefaultHookTimeout,
@@ -172,7 +178,8 @@ func (j *Job) check() (problems []*Problem) {
 	}
 	wrong(!jobName.MatchString(j.Name), "", "a job's name has up to 64 letters, digits, dots, dashes and underscores")
 	wrong(!slices.Contains(Kinds(), j.Kind), "kind", "%q: want %s", j.Kind, strings.Join(Kinds(), ", "))
-	wrong(j.Kind == Backup && len(j.Devices) == 0, "", "it names no devices")
+	wrong(j.Kind == Backup && len(j.Devices) == 0 && !j.All, "", "it names no devices; all = true takes every disk")
+	wrong(len(j.Devices) > 0 && j.All, "all", "it names devices, too")
 	wrong(j.Kind == Boot && len(j.Volumes) != 1, "", "want one volume, whose latest image is started")
 	wrong(!slices.Contains([]string{Idle, Low, Normal}, j.Priority), "priority", "%q: want idle, low or normal", j.Priority)
 	wrong(j.Attempts < 1 || j.Attempts > 1000, "attempts", "want a number from 1 to 1000")

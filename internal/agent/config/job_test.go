@@ -103,6 +103,7 @@ func TestMistakesOfJobsAreTold(t *testing.T) {
 	const ok = "devices = [\"/dev/vg0/a\"]\n"
 	for _, c := range []struct{ text, want string }{
 		{"[job.a]\n", ":1:1: job.a: it names no devices"},
+		{"[job.a]\n" + ok + "all = true\n", ":3:1: job.a.all: it names devices, too"},
 		{"[job.a]\n" + ok + "schedule = \"dayly\"\n", ":3:13: job.a.schedule: schedule \"dayly\""},
 		{"[job.a]\n" + ok + "schedule = \"*-02-30\"\n", ":3:13: job.a.schedule: schedule \"*-02-30\": there is no such day"},
 		{"[job.a]\n" + ok + "window = \"22:00\"\n", ":3:11: job.a.window: window"},
