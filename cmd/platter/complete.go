@@ -46,7 +46,7 @@ func (c *call) complete(cmd *cobra.Command, row command, args []string) ([]strin
 		return nil, cobra.ShellCompDirectiveDefault
 	case "SHELL":
 		return []string{"bash", "zsh", "fish"}, cobra.ShellCompDirectiveNoFileComp
-	case "NAME":
+	case "NAME", "ALERT":
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	case "COMMAND":
 		return commandNames(), cobra.ShellCompDirectiveNoFileComp

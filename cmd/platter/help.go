@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -18,11 +19,14 @@ func (c *call) help(cmd *cobra.Command, w io.Writer) {
 		c.listCommands(&b, "")
 		fmt.Fprintf(&b, "\nGlobal flags:\n%s", flagsText(globalFlags()))
 		b.WriteString("\nSee \"platter help COMMAND\" for more, with examples.\n")
-	case cmd.HasSubCommands():
+	case cmd.HasSubCommands() && !isCommand(name):
 		fmt.Fprintf(&b, "Usage:\n  platter %s COMMAND\n", name)
 		c.listCommands(&b, name+" ")
 	default:
 		helpCommand(&b, name)
+		if cmd.HasSubCommands() {
+			c.listCommands(&b, name+" ")
+		}
 		fmt.Fprintf(&b, "\nGlobal flags:\n%s", flagsText(globalFlags()))
 	}
 	io.WriteString(w, b.String())
@@ -63,3 +67,6 @@ func flagsText(flags []flag) string {
 	addFlags(set, defaults(), flags)
 	return set.FlagUsages()
 }
+
+// isCommand tells a command from a word that others begin with.
+func isCommand(name string) bool { return slices.Contains(commandNames(), name) }

@@ -46,13 +46,17 @@ func runPrune(ctx context.Context, c *call, args []string) error {
 	if err != nil {
 		return err
 	}
+	suspended, err := c.suspended()
+	if err != nil {
+		return err
+	}
 	env, done, err := c.writing(ctx)
 	if err != nil {
 		return err
 	}
 	defer done()
 	r, err := job.Prune(ctx, env, job.PruneOptions{
-		Rules: rules, Volumes: args, DryRun: c.opts.dryRun, MaxDelete: c.opts.pruneShare, MaxCount: c.opts.pruneCount,
+		Suspended: suspended, Rules: rules, Volumes: args, DryRun: c.opts.dryRun, MaxDelete: c.opts.pruneShare, MaxCount: c.opts.pruneCount,
 	})
 	c.term.clear()
 	if r != nil {

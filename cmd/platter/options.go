@@ -52,7 +52,7 @@ type options struct {
 	live            bool
 	onDevice        bool
 	allBlocks       bool
-	all             bool
+	all             bool // also of alerts
 	hooks           job.Hooks
 	allowUnreadable bool
 	replaceDevice   bool
@@ -128,6 +128,9 @@ func (o *options) stateDir() string {
 func (o *options) configFile() string {
 	if o.config != "" {
 		return o.config
+	}
+	if path := os.Getenv("PLATTER_CONFIG"); path != "" { // of commands without the flag
+		return path
 	}
 	if os.Getuid() == 0 {
 		return "/etc/platter/platter.toml"
@@ -452,6 +455,13 @@ func runsFlags() []flag {
 			func(o *options) pflag.Value { return toggle(&o.failed) },
 		},
 	}
+}
+
+func alertsFlags() []flag {
+	return []flag{{
+		"all", "", "those that are over, too", "",
+		func(o *options) pflag.Value { return toggle(&o.all) },
+	}}
 }
 
 func auditFlags() []flag {

@@ -111,6 +111,21 @@ them, and of 400 days. A run that ended without a word is listed as "died".`,
 			"platter runs\nplatter runs --failed --volume db1/root", runsFlags(), runRuns,
 		},
 		{
+			"alerts", "", "look", "list what is wrong with the backups of this machine",
+			`Lists alerts: volumes whose last good image is too old, runs that failed, damage,
+and what is odd about an image, such as half a disk that changed. Rules and who is
+told are in the config, see docs/alerts.md.
+
+What is odd suspends pruning of the volume until it is acknowledged.`,
+			"platter alerts\nplatter alerts --all --json", alertsFlags(), runAlerts,
+		},
+		{
+			"alerts ack", "ALERT...", "keep", "acknowledge alerts",
+			`Acknowledges alerts, by the numbers that platter alerts lists: they are not told
+again. One that suspends pruning is over with that: look at the machine first.`,
+			"platter alerts ack 12\nplatter alerts ack 12 13", nil, runAlertsAck,
+		},
+		{
 			"audit", "", "look", "list who did what on this machine",
 			`Lists what was done with disks, images and keys on this machine, and by whom:
 commands that change or read what is stored, and what the agent was told.

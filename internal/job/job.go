@@ -195,7 +195,10 @@ type PruneOptions struct {
 	// volume that one run may forget, MaxCount the largest number of all; 0 for any.
 	MaxDelete float64
 	MaxCount  int
-	Volumes   []string       // none for all
+	Volumes   []string // none for all
+	// Suspended says why no image of a volume is forgotten; "" if some may be.
+	// It may be nil.
+	Suspended func(volume string) string
 	Zone      *time.Location // of the calendar rules; nil for this machine's
 	DryRun    bool
 }

@@ -100,10 +100,20 @@ func (o *PruneOptions) judge(ctx context.Context, env *Env) (*PruneReport, error
 			return nil, fmt.Errorf("prune %s: %w: %w", volume, err, ErrUsage)
 		}
 		for _, v := range verdicts {
+			if why := o.suspended(volume); why != "" && !v.Keep {
+				v.Keep, v.Reasons = true, []string{why}
+			}
 			report.add(line, names[line+v.ID], v)
 		}
 	}
 	return report, nil
+}
+
+func (o *PruneOptions) suspended(volume string) string {
+	if o.Suspended == nil {
+		return ""
+	}
+	return o.Suspended(volume)
 }
 
 // bound refuses to forget more than may be. It counts each line by itself, or

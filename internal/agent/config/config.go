@@ -28,6 +28,11 @@ type Config struct {
 	Agent        Agent
 	Repositories []Repository // in the order of the files
 	Jobs         []*Job       // likewise
+	// Alerts are rules in the order of the files: of those that match a volume
+	// the first one counts.
+	Alerts    []Alert
+	Notifiers []Notifier
+	Metrics   Metrics
 }
 
 // maxFile bounds a file in bytes.
@@ -76,6 +81,11 @@ func (c *Config) add(f *file) (problem error) {
 	c.Policies = append(c.Policies, f.policies...)
 	c.Repositories = append(c.Repositories, f.repos...)
 	c.Jobs = append(c.Jobs, f.jobs...)
+	c.Alerts = append(c.Alerts, f.alerts...)
+	c.Notifiers = append(c.Notifiers, f.notifiers...)
+	if f.metrics != (Metrics{}) {
+		c.Metrics = f.metrics
+	}
 	if f.agent != nil {
 		c.Agent, problem = f.agent.settings(f)
 	}

@@ -23,6 +23,9 @@ type file struct {
 	agent      *agent // nil where the file has no such table
 	repos      []Repository
 	jobs       []*Job
+	alerts     []Alert
+	notifiers  []Notifier
+	metrics    Metrics
 }
 
 // content is what a file may hold.
@@ -31,10 +34,13 @@ type content struct {
 	Repository map[string]repository `toml:"repository"`
 	Job        map[string]job        `toml:"job"`
 	Policy     map[string]policy     `toml:"policy"`
+	Alert      map[string]alert      `toml:"alert"`
+	Notify     map[string]notifier   `toml:"notify"`
+	Metrics    metrics               `toml:"metrics"`
 }
 
 // named are the tables of which there are several, each with a name.
-var named = []string{"repository", "job", "policy"}
+var named = []string{"repository", "job", "policy", "alert", "notify"}
 
 // parse reads one file. The error joins all problems found.
 func parse(name, text string) (*file, error) {
@@ -62,8 +68,13 @@ func parse(name, text string) (*file, error) {
 
 // single takes a table of which there is one.
 func (f *file) single(table string, c *content) []*Problem {
-	if table == "agent" {
+	switch table {
+	case "agent":
 		f.agent = &c.Agent
+	case "metrics":
+		var problems []*Problem
+		f.metrics, problems = c.Metrics.metrics(f)
+		return problems
 	}
 	return nil
 }
@@ -88,6 +99,16 @@ func (f *file) several(table, name string, c *content) (problems []*Problem) {
 		j, list := in.job(f, name)
 		problems = append(problems, list...)
 		f.jobs = append(f.jobs, j)
+	case "alert":
+		in := c.Alert[name]
+		a, list := in.alert(f, name)
+		problems = append(problems, list...)
+		f.alerts = append(f.alerts, a)
+	case "notify":
+		in := c.Notify[name]
+		n, list := in.notifier(f, name)
+		problems = append(problems, list...)
+		f.notifiers = append(f.notifiers, n)
 	}
 	return problems
 }

@@ -144,7 +144,10 @@ func TestMistakesOfJobsAreTold(t *testing.T) {
 }
 
 // pages say where the keys of a table are documented.
-var pages = map[string]string{"policy": "retention.md", "agent": "agent.md", "repository": "agent.md", "job": "agent.md"}
+var pages = map[string]string{
+	"policy": "retention.md", "agent": "agent.md", "repository": "agent.md", "job": "agent.md",
+	"alert": "alerts.md", "notify": "alerts.md", "metrics": "metrics.md",
+}
 
 var keyInRow = regexp.MustCompile("`([a-z-]+)`")
 
