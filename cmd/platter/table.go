@@ -297,6 +297,18 @@ PLATTER_NEW_PASSWORD_FILE or PLATTER_NEW_PASSWORD_COMMAND.`,
 			"platter key rotate", nil, runKeyRotate,
 		},
 		{
+			"doctor", "", "care", "look for what will go wrong, and say what to do",
+			`Looks at modes of files, free space, what this machine may do in the repository,
+clocks, leases and snapshots that were left behind, the tracer, keys, the age of
+images and verifications, alerts and the audit log. Each finding comes with its
+remedy. With any, the exit status is 3.
+
+It writes nothing but a lease of its own, by which it tries its rights.`,
+			"platter doctor\nplatter doctor --json",
+			[]flag{configFlag()},
+			runDoctor,
+		},
+		{
 			"config check", "", "care", "look for mistakes in the config",
 			`Reads the config, platter.toml and conf.d/*.toml beside it, and names every
 mistake with its file, line and column. Keys that nobody knows are mistakes.`,
