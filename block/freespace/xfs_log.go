@@ -17,8 +17,8 @@ const (
 
 // An xlogRecord is the header of a record.
 type xlogRecord struct {
-	at, end int64 // blocks
-	b       []byte
+	at, data, end int64 // blocks; what is logged begins at data
+	b             []byte
 }
 
 func (r xlogRecord) ops() int64 { return be32(r.b, 40) }
@@ -102,17 +102,17 @@ func (x *xfsfs) record(at, cycle int64) (r xlogRecord, ok bool, err error) {
 	if be32(b, 8)&2 != 0 { // version 2
 		headers = max(1, (be32(b, 320)+32767)/32768)
 	}
-	r = xlogRecord{at: at, end: at + headers + (be32(b, 12)+511)/512, b: b}
+	r = xlogRecord{at: at, data: at + headers, end: at + headers + (be32(b, 12)+511)/512, b: b}
 	return r, be64(b, 16) == cycle<<32|at, nil
 }
 
 // last judges the last record of the log.
 func (x *xfsfs) last(r xlogRecord, cycle int64) error {
-	data, err := x.logBlock(r.end - 1)
+	data, err := x.logBlock(r.data)
 	if err != nil {
 		return err
 	}
-	if r.ops() == 1 && data[9]&xlogUnmount != 0 && be32(r.b, 12) <= 512 {
+	if r.ops() == 1 && data[9]&xlogUnmount != 0 {
 		return nil
 	}
 	tail := be64(r.b, 24)
@@ -135,10 +135,10 @@ func (x *xfsfs) last(r xlogRecord, cycle int64) error {
 // superblockOnly reports whether a record is one transaction that changes
 // nothing but the superblock, which says nothing of where free space lies.
 func (x *xfsfs) superblockOnly(r xlogRecord) bool {
-	if r.ops() != 5 || be32(r.b, 12) != 512 {
+	if r.ops() != 5 || r.end <= r.data {
 		return false
 	}
-	p, err := x.logBlock(r.end - 1)
+	p, err := x.logBlock(r.data)
 	if err != nil {
 		return false
 	}
