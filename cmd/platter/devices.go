@@ -60,12 +60,17 @@ func wayText(w job.DeviceWay, all bool) string {
 		text += " (" + w.Cost + ")"
 	}
 	for _, p := range w.NotBy {
-		logical, file := strings.HasPrefix(p.Way, "lvm"), p.Way == reflink.Name
-		if all || p.Way != snapshot.Direct && logical == (w.Kind == block.KindLVM) && file == (w.Kind == block.KindFile) {
+		if all || p.Way != snapshot.Direct && concerns(p.Way, w.Kind) {
 			text += "; not by " + p.Way + ": " + p.Why
 		}
 	}
 	return text
+}
+
+// concerns reports whether a way is for devices of a kind.
+func concerns(way, kind string) bool {
+	logical, file := strings.HasPrefix(way, "lvm"), way == reflink.Name
+	return logical == (kind == block.KindLVM) && file == (kind == block.KindFile)
 }
 
 // contentText says in a few words what is on a device.

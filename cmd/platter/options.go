@@ -54,6 +54,7 @@ type options struct {
 	allBlocks       bool
 	all             bool // also of alerts
 	hooks           job.Hooks
+	remove, kept    bool // snapshots
 	allowUnreadable bool
 	replaceDevice   bool
 
@@ -349,6 +350,19 @@ func backupFlags() []flag {
 			func(o *options) pflag.Value { return toggle(&o.replaceDevice) },
 		},
 		dryRunFlag("read and compare, store nothing"),
+	}
+}
+
+func snapshotsFlags() []flag {
+	return []flag{
+		{
+			"remove", "", "remove what dead runs left behind", "",
+			func(o *options) pflag.Value { return toggle(&o.remove) },
+		},
+		{
+			"kept", "", "with --remove, also what is kept for the next image", "",
+			func(o *options) pflag.Value { return toggle(&o.kept) },
+		},
 	}
 }
 

@@ -407,6 +407,18 @@ volume. q ends it. Where standard output is no terminal it prints all once.`,
 			runTop,
 		},
 		{
+			"snapshots", "DEVICE...", "care", "list what backups left on devices, or remove it",
+			`Lists the snapshots and reflink copies that backups made of each DEVICE: those
+that are kept to be compared with the next image, those of runs that go on, and
+those that dead runs left behind. The next backup of a device removes the last
+by itself. For DEVICE a folder may stand: then the copies of all files in it are
+meant, also of files that are gone.
+
+With --remove what was left behind is removed; with --kept also what is kept: the
+next image of that volume is compared in full then, and no image is harmed.`,
+			"platter snapshots /dev/vg/db /srv/vm.img\nplatter snapshots --remove --kept /srv", snapshotsFlags(), runSnapshots,
+		},
+		{
 			"completion", "SHELL", "care", "print a completion script for bash, zsh or fish",
 			"Prints a script that lets the shell complete commands, flags and volumes.\nSHELL is bash, zsh or fish.",
 			"platter completion bash >/etc/bash_completion.d/platter\nplatter completion zsh >\"${fpath[1]}/_platter\"\nplatter completion fish >~/.config/fish/completions/platter.fish", nil, runCompletion,

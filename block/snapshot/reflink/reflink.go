@@ -130,7 +130,16 @@ func (provider) Snapshots(_ context.Context, d block.Device) ([]snapshot.Snapsho
 	if err != nil {
 		return nil, err
 	}
-	dir := filepath.Join(filepath.Dir(path), folder)
+	return copiesIn(filepath.Dir(path), fileTag(path))
+}
+
+// InFolder lists the copies of all files in a folder, also of those that are
+// gone.
+func InFolder(path string) ([]snapshot.Snapshot, error) { return copiesIn(path, "") }
+
+// copiesIn lists the copies of a file in a folder, by its tag, "" for any.
+func copiesIn(beside, tag string) ([]snapshot.Snapshot, error) {
+	dir := filepath.Join(beside, folder)
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -140,7 +149,7 @@ func (provider) Snapshots(_ context.Context, d block.Device) ([]snapshot.Snapsho
 	}
 	var all []snapshot.Snapshot
 	for _, e := range entries {
-		s, ok := parse(e.Name(), path)
+		s, ok := parse(e.Name(), tag)
 		if !ok || !e.Type().IsRegular() {
 			continue
 		}
@@ -180,9 +189,10 @@ func fileTag(path string) string {
 	return hex.EncodeToString(sum[:6])
 }
 
-func parse(name, path string) (s snapshot.Snapshot, ok bool) {
+// parse reads the name of a copy of the file with a tag, "" for any.
+func parse(name, tag string) (s snapshot.Snapshot, ok bool) {
 	parts := strings.Split(name, ".")
-	if len(parts) != nameParts || parts[0] != fileTag(path) || parts[4] != taken && parts[4] != kept {
+	if len(parts) != nameParts || tag != "" && parts[0] != tag || parts[4] != taken && parts[4] != kept {
 		return s, false
 	}
 	return snapshot.Snapshot{Method: Name, Tag: parts[1], ID: parts[2], Run: parts[3], Kept: parts[4] == kept}, true
