@@ -94,7 +94,7 @@ func (r *Runner) hook(ctx context.Context, log *slog.Logger, which, path string,
 // command runs the program itself.
 func (r *Runner) command(ctx context.Context, log *slog.Logger, t agent.Task, env []string, progress func(agent.Progress)) (result agent.Result) {
 	cmd := exec.CommandContext(ctx, r.Program, Arguments(t)...)
-	cmd.Env, cmd.Dir = env, "/"
+	cmd.Env = env
 	cmd.WaitDelay = r.Grace
 	if r.Grace == 0 {
 		cmd.WaitDelay = defaultGrace

@@ -236,6 +236,9 @@ func TestArgumentsAndEnvironmentOfARun(t *testing.T) {
 		}
 		return strings.Join(list, " ")
 	}
+	if list, err := r.environment(prune); err != nil || !slices.Contains(list, "PLATTER_CONFIG=/etc/platter/platter.toml") {
+		t.Errorf("a run reads another config than the agent: %q, %v", list, err)
+	}
 	other := &config.Repository{Location: "s3:x", Environment: []string{"PLATTER_PASSWORD_FILE=/p"}, EnvironmentFile: file}
 	for _, c := range []struct{ got, want string }{
 		{env(config.Backup, nil), "HOME=/root PLATTER_PASSWORD=agent PLATTER_PASSWORD_COMMAND=x PLATTER_REPOSITORY=/own PLATTER_CATALOG=/own/cat"},

@@ -17,6 +17,9 @@ var secrets = []string{"PLATTER_PASSWORD", "PLATTER_KEY_FILE", "PLATTER_IDENTITY
 // environment is what the run of a task gets.
 func (r *Runner) environment(t agent.Task) ([]string, error) {
 	env := slices.Clone(r.Environment)
+	if t.Config != "" {
+		env = set(env, "PLATTER_CONFIG", t.Config)
+	}
 	if !agent.NeedsCatalog(t.Job.Kind) {
 		env = set(env, "PLATTER_CATALOG", r.Absent)
 	}
