@@ -24,7 +24,7 @@ NARROW ?= ./internal/job/... ./image/... ./catalog/... ./cmd/... ./vmtests
 TOOL = go tool -modfile=internal/tools/go.mod
 
 .DEFAULT_GOAL := help
-.PHONY: help build install demo test vet unit narrow race fuzz fuzz-long campaign vm golden bench lint format format-check staticcheck vuln clean
+.PHONY: help build install deb deb-test demo test vet unit narrow race fuzz fuzz-long campaign vm golden bench lint format format-check staticcheck vuln clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,14 @@ build: ## build bin/platter, one static binary
 
 install: build ## put it into /usr/local/bin
 	install -D -m 755 bin/platter $(DESTDIR)/usr/local/bin/platter
+
+deb: ## build bin/platter_VERSION_ARCH.deb, and the list of what is in it
+	@.ci/setup deb
+	@internal/package/build
+
+deb-test: deb ## lintian, twice the same bytes, install, upgrade and remove in a clean Debian
+	@.ci/setup deb
+	@internal/package/test
 
 demo: ## image, change, restore and boot a small disk, and show how it went
 	@.ci/setup demo

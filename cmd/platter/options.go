@@ -32,6 +32,7 @@ type options struct {
 
 	dryRun    bool
 	failed    bool
+	list      bool
 	verifyLog bool
 
 	blockSize    int64
@@ -475,6 +476,13 @@ func alertsFlags() []flag {
 	return []flag{{
 		"all", "", "those that are over, too", "",
 		func(o *options) pflag.Value { return toggle(&o.all) },
+	}}
+}
+
+func listFlags() []flag {
+	return []flag{{
+		"list", "", "list the names of all pages", "",
+		func(o *options) pflag.Value { return toggle(&o.list) },
 	}}
 }
 

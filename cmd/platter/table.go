@@ -424,6 +424,11 @@ next image of that volume is compared in full then, and no image is harmed.`,
 			"platter completion bash >/etc/bash_completion.d/platter\nplatter completion zsh >\"${fpath[1]}/_platter\"\nplatter completion fish >~/.config/fish/completions/platter.fish", nil, runCompletion,
 		},
 		{
+			"man", "[COMMAND...]", "care", "print a manual page",
+			"Prints the manual page of a command, or that of the program, for man(1).",
+			"platter man backup | man -l -\nplatter man --list", listFlags(), runMan,
+		},
+		{
 			"help", "[COMMAND...]", "care", "show help",
 			"Shows the help of a command, or lists all.",
 			"platter help\nplatter help catalog rebuild", nil, runHelp,

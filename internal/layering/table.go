@@ -78,6 +78,7 @@ func Table() []Layer {
 		{"cmd/...", underJob + " internal/quantity internal/job/... internal/agent/... internal/server/...", "arguments in, one call, a report out"},
 
 		{"internal/layering", "", "this table"},
+		{"internal/package/...", "", "the Debian package, and what is in it"},
 		{"internal/bench/workload", "", "a disk on two nights"},
 		{"internal/bench", "internal/bench/workload", "the benchmark: runs the program, imports none of it"},
 		{"vmtests/...", underJob + " internal/job/... internal/agent/... internal/server/...", "whole machines"},
