@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 	_ "time/tzdata" // a bare machine knows no zone
 
@@ -24,6 +25,7 @@ import (
 	"platter/internal/agent/owned"
 	"platter/internal/agent/socket"
 	"platter/internal/agent/systemd"
+	"platter/internal/agent/watch"
 )
 
 // agentGroup may ask the agent.
@@ -35,6 +37,8 @@ type service struct {
 	call    *call
 	manager *systemd.Manager
 	log     *slog.Logger
+	watch   *watch.Watch
+	config  atomic.Pointer[config.Config] // that was read last
 }
 
 func runAgent(ctx context.Context, c *call, _ []string) error {
@@ -63,6 +67,11 @@ func runAgent(ctx context.Context, c *call, _ []string) error {
 	go func() { served <- server.Serve() }()
 	ran := make(chan error, 1)
 	go func() { ran <- s.Run(ctx) }()
+	watched := make(chan struct{})
+	go func() { defer close(watched); s.watch.Run(ctx) }()
+	defer func() { stop(); <-watched }()
+	s.audit(ctx, "agent start")
+	defer s.audit(context.WithoutCancel(ctx), "agent stop")
 	s.log.Info("the agent runs", "config", c.opts.configFile(), "state", c.opts.stateDir(), "socket", c.opts.socketFile(), "version", versionText())
 	s.told(manager.Ready("running"))
 	for {
@@ -89,8 +98,9 @@ func (s *service) make() (*agent.Agent, error) {
 		return nil, err
 	}
 	state := filepath.Join(o.stateDir(), "agent")
+	s.watch = &watch.Watch{State: o.stateDir(), Version: versionText(), Config: s.config.Load, Warn: func(text string) { s.log.Warn(text) }}
 	return agent.New(agent.Options{
-		Config: o.configFile(), State: state, Machine: machineID(), Log: s.log, Load: loadOwned,
+		Config: o.configFile(), State: state, Machine: machineID(), Log: s.log, Load: s.load,
 		Runner: &child.Runner{
 			Program: self, Environment: append(os.Environ(), "PLATTER_STATE="+o.stateDir()), Absent: filepath.Join(state, "no-catalog"), Log: s.log,
 		},
@@ -110,6 +120,7 @@ func (s *service) watchdog() time.Duration {
 
 // observe is told of everything that becomes of jobs.
 func (s *service) observe(e event.Event) {
+	s.watch.Observe(e)
 	switch e.Kind {
 	case event.Started:
 		s.told(s.manager.Status("job " + e.Job + " runs"))
@@ -129,11 +140,21 @@ func (s *service) told(err error) {
 func (s *service) Reload(ctx context.Context) error {
 	s.told(s.manager.Reloading())
 	err := s.Agent.Reload(ctx)
+	s.audit(ctx, "config reload")
 	if err == nil {
 		s.log.Info("the config was read again")
 	}
 	s.told(s.manager.Ready("running"))
 	return err
+}
+
+// load reads the config, and keeps the last that could be read.
+func (s *service) load(path string) (*config.Config, error) {
+	c, err := loadOwned(path)
+	if err == nil {
+		s.config.Store(c)
+	}
+	return c, err
 }
 
 // loadOwned reads the config, and refuses files that somebody else may change:

@@ -209,6 +209,16 @@ type credentials struct {
 	known    bool
 }
 
+// Peer says who asks, in the context that an Agent is asked with; "" where
+// nobody does over a socket.
+func Peer(ctx context.Context) string {
+	p, ok := ctx.Value(peerKey{}).(credentials)
+	if !ok {
+		return ""
+	}
+	return fmt.Sprintf("uid %d, pid %d", p.uid, p.pid)
+}
+
 func peer(r *http.Request) credentials {
 	p, _ := r.Context().Value(peerKey{}).(credentials)
 	return p
