@@ -106,7 +106,7 @@ is said of every way there is.`,
 		{
 			"runs", "", "look", "list what ran here, and how it ended",
 			`Lists the backups, restores, verifications, prunes, collections and boots of
-this machine, those of the command line too, oldest first: the last 20,000 of
+this machine, those of the command line too, oldest first: the last 10,000 of
 them, and of 400 days. A run that ended without a word is listed as "died".`,
 			"platter runs\nplatter runs --failed --volume db1/root", runsFlags(), runRuns,
 		},

@@ -11,9 +11,12 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"platter/image"
@@ -133,6 +136,10 @@ type History struct {
 	MaxAge  time.Duration
 	now     func() time.Time
 	machine repo.Machine
+	// What was read last is read again only when the file is another.
+	mu    sync.Mutex
+	read  fs.FileInfo
+	known []Run
 }
 
 // FileName is the name of the file in the state folder.
@@ -140,7 +147,7 @@ const FileName = "history.jsonl"
 
 // Bounds of what is kept where nobody says.
 const (
-	DefaultRuns = 20_000
+	DefaultRuns = 10_000
 	DefaultAge  = 400 * 24 * time.Hour
 )
 
@@ -232,17 +239,36 @@ type Filter struct {
 
 // Runs returns the runs that a filter wants, in the order they began.
 func (h *History) Runs(want Filter) ([]Run, error) {
-	all, err := lines.Read(h.path)
+	all, err := h.all()
 	if err != nil {
 		return nil, fmt.Errorf("record of runs: %w", err)
 	}
-	runs := h.kept(parse(all))
+	runs := h.kept(all)
 	for i := range runs {
 		if runs[i].Outcome == Running && h.gone(runs[i].Process) {
 			runs[i].Outcome = Died
 		}
 	}
 	return slices.DeleteFunc(runs, func(r Run) bool { return !want.wants(&r) }), nil
+}
+
+// all returns every run of the file, for the caller to keep.
+func (h *History) all() ([]Run, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	info, err := os.Stat(h.path)
+	if err == nil && h.read != nil && os.SameFile(info, h.read) && info.Size() == h.read.Size() && info.ModTime().Equal(h.read.ModTime()) {
+		return slices.Clone(h.known), nil
+	}
+	all, problem := lines.Read(h.path)
+	if problem != nil {
+		return nil, problem
+	}
+	h.known, h.read = parse(all), nil
+	if err == nil {
+		h.read = info
+	}
+	return slices.Clone(h.known), nil
 }
 
 // gone reports whether a process surely runs no more. Its boot may be named

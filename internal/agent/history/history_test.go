@@ -2,6 +2,7 @@ package history
 
 import (
 	"bufio"
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -170,5 +171,33 @@ func TestDamagedLinesAreLeftOut(t *testing.T) {
 	b := run(t, h, Run{Kind: Backup}, Done)
 	if got := list(t, h, Filter{}); !slices.Equal(got, []string{a, b}) {
 		t.Errorf("got %v, want %v", got, []string{a, b})
+	}
+}
+
+// BenchmarkRuns reads the record of 10,000 runs, again and again.
+func BenchmarkRuns(b *testing.B) {
+	h := In(b.TempDir())
+	var text []byte
+	for i := range 10_000 {
+		line, err := json.Marshal(Run{ID: fmt.Sprintf("%016d", i), Kind: Backup, Outcome: Done, Start: time.Now(), End: time.Now(), Volumes: []Volume{{Name: fmt.Sprintf("db1/%d", i%200), Image: strings.Repeat("a", 32)}}})
+		if err != nil {
+			b.Fatal(err)
+		}
+		text = append(append(text, line...), '\n')
+	}
+	if err := os.WriteFile(h.path, text, 0o600); err != nil {
+		b.Fatal(err)
+	}
+	for name, fresh := range map[string]bool{"changed": true, "unchanged": false} {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				if fresh {
+					h.read = nil
+				}
+				if runs, err := h.Runs(Filter{}); err != nil || len(runs) != 10_000 {
+					b.Fatal(len(runs), err)
+				}
+			}
+		})
 	}
 }

@@ -55,8 +55,9 @@ func All() []Metric {
 
 // A Source reads the records of one machine.
 type Source struct {
-	State   string // folder
-	Version string // of the program
+	State   string           // folder
+	History *history.History // of the folder; nil to open it
+	Version string           // of the program
 }
 
 // Describe implements prometheus.Collector.
@@ -90,7 +91,11 @@ func (c *collection) set(name string, value float64, labels ...string) {
 }
 
 func (s *Source) collect(c *collection) error {
-	runs, err := history.In(s.State).Runs(history.Filter{})
+	record := s.History
+	if record == nil {
+		record = history.In(s.State)
+	}
+	runs, err := record.Runs(history.Filter{})
 	if err != nil {
 		return err
 	}

@@ -21,7 +21,8 @@ import (
 
 // A Desk knows where the records are and who wants to be told.
 type Desk struct {
-	State     string // folder
+	State     string           // folder
+	History   *history.History // of the folder; nil to open it
 	Alerts    []config.Alert
 	Notifiers []config.Notifier
 	// Warn tells of what could not be kept or told.
@@ -32,6 +33,13 @@ func (d *Desk) warn(err error) {
 	if err != nil && d.Warn != nil {
 		d.Warn(err.Error())
 	}
+}
+
+func (d *Desk) history() *history.History {
+	if d.History == nil {
+		d.History = history.In(d.State)
+	}
+	return d.History
 }
 
 func (d *Desk) book() *alert.Book { return alert.In(d.State, d.tell) }
@@ -103,7 +111,7 @@ func (d *Desk) Ended(r *history.Run) {
 	} else {
 		d.ping(r, notify.PingFail, fmt.Sprintf("%s: %s", r.Outcome, r.Error))
 	}
-	runs, err := history.In(d.State).Runs(history.Filter{})
+	runs, err := d.history().Runs(history.Filter{})
 	if err != nil {
 		d.warn(err)
 		return
@@ -130,7 +138,7 @@ func (d *Desk) ping(r *history.Run, ping, body string) {
 // Look makes alerts of what time alone brings about: images that grow old, and
 // runs that died.
 func (d *Desk) Look() {
-	runs, err := history.In(d.State).Runs(history.Filter{})
+	runs, err := d.history().Runs(history.Filter{})
 	if err != nil {
 		d.warn(err)
 		return

@@ -21,6 +21,9 @@ type Watch struct {
 	Version string // of the program
 	Config  func() *config.Config
 	Warn    func(string)
+
+	once sync.Once
+	runs *history.History
 }
 
 // lookEvery is how often records are looked at and messages are delivered.
@@ -28,7 +31,7 @@ const lookEvery = time.Minute
 
 func (w *Watch) desk() *Desk {
 	conf := w.Config()
-	return &Desk{State: w.State, Alerts: conf.Alerts, Notifiers: conf.Notifiers, Warn: w.Warn}
+	return &Desk{State: w.State, History: w.history(), Alerts: conf.Alerts, Notifiers: conf.Notifiers, Warn: w.Warn}
 }
 
 // Run looks at once and then every minute, until ctx ends.
@@ -60,7 +63,15 @@ func (w *Watch) look(ctx context.Context) {
 	}
 }
 
-func (w *Watch) source() *metrics.Source { return &metrics.Source{State: w.State, Version: w.Version} }
+func (w *Watch) source() *metrics.Source {
+	return &metrics.Source{State: w.State, History: w.history(), Version: w.Version}
+}
+
+// history is one for all, which reads its file only when it has changed.
+func (w *Watch) history() *history.History {
+	w.once.Do(func() { w.runs = history.In(w.State) })
+	return w.runs
+}
 
 // serve offers the metrics at an address until stop is called.
 func (w *Watch) serve(ctx context.Context, servers *sync.WaitGroup, address string) (stop func()) {
