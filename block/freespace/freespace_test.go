@@ -365,7 +365,7 @@ func (m *memory) Close() error                     { return nil }
 func TestDamagedRecordsFreeNothing(t *testing.T) {
 	rounds := 100
 	if long() {
-		rounds = 20_000
+		rounds = 2_000
 	}
 	for _, v := range variants() {
 		if v.content == "ntfs" || v.name == "xfs, version 4" || v.size > 600*mib {

@@ -2,6 +2,7 @@ package live
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -387,4 +389,51 @@ func firstDifference(a, b []byte) int {
 		}
 	}
 	return -1
+}
+
+// D60: what is to be done around the moment is done before the filesystems are
+// frozen and after they go on; if the first fails there is no copy.
+func TestAroundTheFreeze(t *testing.T) {
+	dir := tracerDir(t)
+	machineOf(t, "ext4", 16<<20, func(m *machine) {
+		d, err := block.Look(m.dev)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// Whoever writes while they are frozen waits for ever here.
+		write := func() error { return os.WriteFile(filepath.Join(m.dir, "flushed"), []byte("x"), 0o600) }
+		broken := errors.New("broken")
+		for _, fails := range []error{nil, broken} {
+			taken, err := (&Provider{dir, 1 << 20}).Take(t.Context(), d, snapshot.Options{
+				Consumer: snapshot.Consumer{Repository: "r", Volume: "h/v"}, BlockSize: blockSize,
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			v := taken.(*view)
+			defer v.Close()
+			var story []string
+			v.atRest = func() { story = append(story, "rest") }
+			Around(taken, func(context.Context) error {
+				story = append(story, "before")
+				return errors.Join(write(), fails)
+			}, func(_ context.Context, err error) {
+				story = append(story, fmt.Sprint("after ", err == nil))
+				if err := write(); err != nil {
+					t.Error(err)
+				}
+			})
+			var wrong error
+			for last := false; !last && wrong == nil; {
+				_, _, last, wrong = v.Pass(t.Context())
+			}
+			want := []string{"before", "rest", "after true"}
+			if fails != nil {
+				want = []string{"before", "after false"}
+			}
+			if !errors.Is(wrong, fails) || !slices.Equal(story, want) {
+				t.Errorf("got %v, %v; want %v, %v", story, wrong, want, fails)
+			}
+		}
+	})
 }
