@@ -68,6 +68,9 @@ type Options struct {
 
 	// FS holds the directory; nil for the machine's. Tests put a model here.
 	FS vfs.FS
+	// Timeless is for tests in which years pass in no time: the index has no
+	// clock that ticks.
+	Timeless bool
 }
 
 // A Catalog is an open catalog.

@@ -39,6 +39,9 @@ func indexOptions(dir *directory, opts Options, state *failure, fresh bool) (o *
 		Logger:                      logger{state},
 		CompactionConcurrencyRange:  func() (int, int) { return 1, 2 },
 	}
+	if opts.Timeless {
+		o.Experimental.CompactionScheduler = pebble.NewConcurrencyLimitSchedulerWithNoPeriodicGrantingForTest()
+	}
 	o.EventListener = &pebble.EventListener{
 		BackgroundError: func(error) {}, // tried again, and met again by whoever needs the file
 		DataCorruption: func(info pebble.DataCorruptionInfo) {

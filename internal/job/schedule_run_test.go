@@ -315,8 +315,11 @@ func runSchedule(t *testing.T, seed uint64, m *mutant) (s *schedule) {
 
 // tell returns the end of the trace.
 func (s *schedule) tell() string {
-	last := s.trace[max(0, len(s.trace)-4000):]
-	return strings.Join(last, "\n")
+	var text strings.Builder
+	for _, h := range s.trace[max(0, len(s.trace)-4000):] {
+		fmt.Fprintln(&text, h)
+	}
+	return text.String()
 }
 
 func firstSeed(t *testing.T) uint64 {
@@ -386,7 +389,7 @@ func (c *scheduleCounts) add(s *schedule) {
 // A mutant is a broken program, made by lying to the right one.
 type mutant struct {
 	name    string
-	rare    bool // it takes more schedules than there is time for every day
+	seed    uint64 // of a schedule that shows it
 	instead func(g *gate, kind, name string, f func() error) (handled bool, err error)
 	got     func(g *gate, name string, b []byte) []byte
 	listed  func(g *gate, prefix, after string, page []store.Info) []store.Info

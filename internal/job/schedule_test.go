@@ -10,6 +10,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"platter/image/repo"
 )
 
 // A schedule is one life of a repository in which machines back up, forget,
@@ -31,7 +33,7 @@ type schedule struct {
 
 	processes []*process
 	steps     int
-	trace     []string
+	trace     []happening
 	problems  []string
 	over      bool // what happens now is no problem any more
 }
@@ -52,6 +54,8 @@ type process struct {
 	dead    bool
 	done    bool
 	stopped time.Duration // until then, by true time
+	stalled int           // until then, by steps: others are all faster
+	renewed time.Duration // its lease, last, by true time
 	late    bool          // it was stopped: its lease may have lapsed
 	memory  *memo         // of a broken program
 }
@@ -146,16 +150,23 @@ func (s *schedule) busy() bool {
 }
 
 // shake changes who is fast, lets time pass, and stops a process now and then.
+// One that stalls lets others do all that they have to do meanwhile, as from the
+// first look of a collection to its last.
 func (s *schedule) shake() {
 	for _, p := range s.processes {
 		p.weight = s.speed()
+	}
+	if s.rng.IntN(3) == 0 {
+		s.processes[s.rng.IntN(len(s.processes))].stalled = s.steps + s.rng.IntN(400)
 	}
 	switch s.rng.IntN(12) {
 	case 0:
 		s.stop(s.processes[s.rng.IntN(len(s.processes))])
 	case 1:
 		s.stop(s.byName("collect1"))
-	case 2, 3, 4:
+	case 2:
+		s.nap(s.processes[s.rng.IntN(len(s.processes))])
+	case 3, 4, 5:
 		s.wait(time.Duration(s.rng.Int64N(int64(4 * time.Minute))))
 	}
 }
@@ -181,6 +192,20 @@ func (s *schedule) stop(p *process) {
 	p.stopped = s.elapsed + 2*time.Hour
 	p.machine.asleep = s.rng.IntN(2) == 0
 	s.note(p.name, "stops for two hours, asleep: "+strconv.FormatBool(p.machine.asleep))
+}
+
+// nap stops a process for as long as its own lease outlasts, while others renew
+// theirs once or twice: what it was reading of them is gone when it goes on.
+func (s *schedule) nap(p *process) {
+	const most = repo.LeaseTTL/2 - 2*time.Minute
+	d := most - (s.elapsed - p.renewed)
+	if !s.calm || p.done || p.stopped > s.elapsed || d < 0 {
+		return
+	}
+	s.note(p.name, "naps")
+	p.stopped = s.elapsed + d
+	s.wait(d)
+	s.renewals()
 }
 
 func (s *schedule) late() (n int) {
@@ -234,8 +259,16 @@ func (p *process) renews(r *request) bool {
 
 // choose draws who is next; nil when nobody can.
 func (s *schedule) choose() *process {
-	total := 0
 	can := func(p *process) bool { return len(p.pending) > 0 && p.stopped <= s.elapsed }
+	if p := s.next(func(p *process) bool { return can(p) && p.stalled <= s.steps }); p != nil {
+		return p
+	}
+	return s.next(can)
+}
+
+// next draws one of those that can, by their weights.
+func (s *schedule) next(can func(*process) bool) *process {
+	total := 0
 	for _, p := range s.processes {
 		if can(p) {
 			total += p.weight
@@ -292,6 +325,9 @@ func (s *schedule) grant(p *process, i int) {
 		return
 	}
 	s.note(p.name, r.what)
+	if strings.HasPrefix(r.what, "put leases/") {
+		p.renewed = s.elapsed
+	}
 	if s.steps > 100_000 {
 		s.problem("it does not end")
 	}
@@ -324,12 +360,21 @@ func (s *schedule) kill(p *process, r *request) {
 	}
 }
 
-func (s *schedule) note(who, what string) {
-	s.trace = append(s.trace, fmt.Sprintf("%5d %12v %-9s %s", s.steps, s.elapsed.Round(time.Millisecond), who, shorten(what)))
+// A happening is what a process did, or what befell it.
+type happening struct {
+	step      int
+	when      time.Duration
+	who, what string
 }
 
-// shorten cuts the random numbers of a name.
-func shorten(what string) string { return longHex.ReplaceAllString(what, "$1") }
+func (s *schedule) note(who, what string) {
+	s.trace = append(s.trace, happening{s.steps, s.elapsed, who, what})
+}
+
+// String cuts the random numbers of names.
+func (h happening) String() string {
+	return fmt.Sprintf("%5d %12v %-9s %s", h.step, h.when.Round(time.Millisecond), h.who, longHex.ReplaceAllString(h.what, "$1"))
+}
 
 var longHex = regexp.MustCompile(`\b([0-9a-f]{6})[0-9a-f]{26}\b`)
 

@@ -137,7 +137,7 @@ func (m *machine) open(r *repo.Repo) (*catalog.Catalog, error) {
 		m.fs = vfs.NewMem()
 	}
 	c, err := catalog.Open(context.Background(), catalog.Options{
-		Dir: "/catalog", FS: m.fs, Repository: r.ID, BlockSize: scheduleBlock, Memory: catalog.MinMemory,
+		Dir: "/catalog", FS: m.fs, Repository: r.ID, BlockSize: scheduleBlock, Memory: catalog.MinMemory, Timeless: true,
 	})
 	m.catalog = c
 	return c, err
