@@ -341,3 +341,13 @@ func spoilBlock(t *testing.T, env *Env, m *image.Manifest) (object string) {
 	t.Fatalf("image %s stored no block", m.ID)
 	return ""
 }
+
+// A prune that finds an image forgotten by another since it judged it goes on.
+func TestPruneFindsImagesForgotten(t *testing.T) {
+	env := newEnv(t, 4<<10)
+	images, _ := nights(t, env, &disk{name: "disk", data: make([]byte, 64<<10)}, seeded(t, 1), 4)
+	busy := *env.Repo
+	busy.Store = restless{env.Repo.Store, "pins/", func() { forget(t, env, images[1]) }}
+	pruneLast(t, &Env{Repo: &busy, Catalog: env.Catalog, Memory: env.Memory, Host: env.Host}, 1)
+	wantNumbers(t, env, 4)
+}

@@ -12,6 +12,7 @@ import (
 	"platter/image"
 	"platter/image/keys"
 	"platter/image/repo"
+	"platter/image/store"
 	"platter/retention"
 )
 
@@ -56,7 +57,13 @@ func Prune(ctx context.Context, env *Env, opts PruneOptions) (*PruneReport, erro
 		if !holder.Valid() {
 			return report, errors.New("prune: the lease ran out: run it again")
 		}
-		if err := env.Repo.Forget(ctx, v.name, v.Reason); err != nil {
+		err := env.Repo.Forget(ctx, v.name, v.Reason)
+		if errors.Is(err, store.ErrNotFound) {
+			if _, other := env.Repo.Tombstone(ctx, v.name); other == nil {
+				err = nil // another prune was quicker, or its run withdrew it
+			}
+		}
+		if err != nil {
 			return report, err
 		}
 		if err := env.Catalog.DropManifest(ctx, v.name); err != nil {

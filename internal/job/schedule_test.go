@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -55,7 +56,7 @@ type process struct {
 	done    bool
 	stopped time.Duration // until then, by true time
 	stalled int           // until then, by steps: others are all faster
-	renewed time.Duration // its lease, last, by true time
+	renewed time.Duration // its lease, last: when it asked for that, by true time
 	late    bool          // it was stopped: its lease may have lapsed
 	memory  *memo         // of a broken program
 }
@@ -63,6 +64,7 @@ type process struct {
 // A request is an operation of the store that waits for its turn.
 type request struct {
 	what string
+	made time.Duration // by true time
 	turn chan error
 }
 
@@ -75,8 +77,8 @@ func (p *process) step(kind, name string) (after bool, err error) {
 	if p.dead {
 		return false, errDead
 	}
-	r := &request{kind + " " + name, make(chan error)}
 	p.s.mu.Lock()
+	r := &request{kind + " " + name, p.s.elapsed, make(chan error)}
 	p.pending = append(p.pending, r)
 	p.s.mu.Unlock()
 	err = <-r.turn
@@ -199,7 +201,7 @@ func (s *schedule) stop(p *process) {
 func (s *schedule) nap(p *process) {
 	const most = repo.LeaseTTL/2 - 2*time.Minute
 	d := most - (s.elapsed - p.renewed)
-	if !s.calm || p.done || p.stopped > s.elapsed || d < 0 {
+	if !s.calm || p.done || p.stopped > s.elapsed || d < 0 || slices.ContainsFunc(p.pending, p.renews) {
 		return
 	}
 	s.note(p.name, "naps")
@@ -326,7 +328,7 @@ func (s *schedule) grant(p *process, i int) {
 	}
 	s.note(p.name, r.what)
 	if strings.HasPrefix(r.what, "put leases/") {
-		p.renewed = s.elapsed
+		p.renewed = r.made
 	}
 	if s.steps > 100_000 {
 		s.problem("it does not end")
