@@ -56,7 +56,7 @@ func openDisplay(out io.Writer) (*display, error) {
 // draw replaces what is on the screen by lines that are harmless.
 func (s *display) draw(lines []string) {
 	columns, rows, err := term.GetSize(int(os.Stdout.Fd()))
-	if err != nil {
+	if err != nil || columns < 1 || rows < 1 { // a serial line does not say
 		columns, rows = 80, 24
 	}
 	_, _ = io.WriteString(s.out, fit(lines, columns, rows))
