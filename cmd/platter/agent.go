@@ -51,15 +51,16 @@ func runAgent(ctx context.Context, c *call, _ []string) error {
 		return err
 	}
 	s := &service{call: c, manager: manager, log: c.logger()}
-	if s.Agent, err = s.make(); err != nil {
-		return adviseNoConfig(err, c.opts.configFile())
-	}
 	server, err := socket.Listen(c.opts.socketFile(), groupID(agentGroup), s, s.log)
 	if errors.Is(err, socket.ErrInUse) {
 		return advise(err, "stop that one first: systemctl stop platter-agent")
 	}
 	if err != nil {
 		return err
+	}
+	// What the last agent left is for this one: no other runs.
+	if s.Agent, err = s.make(); err != nil {
+		return errors.Join(adviseNoConfig(err, c.opts.configFile()), server.Close())
 	}
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()

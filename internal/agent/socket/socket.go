@@ -110,7 +110,13 @@ func (s *Server) Serve() error {
 }
 
 // Close stops answering, and removes the socket.
-func (s *Server) Close() error { return s.http.Close() }
+func (s *Server) Close() error {
+	err := s.http.Close()
+	if closed := s.listener.Close(); !errors.Is(closed, net.ErrClosed) {
+		err = errors.Join(err, closed)
+	}
+	return err
+}
 
 func (s *Server) handler() http.Handler {
 	mux := http.NewServeMux()
