@@ -117,11 +117,21 @@ func (l *Log) add(e *Entry) (Head, error) {
 		return Head{}, err
 	}
 	head := Head{e.Seq, hash}
+	return head, l.keep(head)
+}
+
+// keep replaces the head beside the log. It is not made durable: one that a
+// crash sets back is of an entry before, and as good as it was then.
+func (l *Log) keep(head Head) error {
 	text, err := json.Marshal(head)
 	if err != nil {
-		return head, err
+		return err
 	}
-	return head, lines.WriteFile(filepath.Join(l.dir, headName), append(text, '\n'))
+	path := filepath.Join(l.dir, headName)
+	if err := os.WriteFile(path+".new", append(text, '\n'), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
 }
 
 // last returns the head that the next entry goes on from: the one that was
