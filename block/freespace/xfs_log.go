@@ -159,6 +159,6 @@ func (x *xfsfs) superblockOnly(r xlogRecord) bool {
 	item := ops[2].data
 	return ops[0].flags == xlogStart && len(ops[1].data) == 16 && string(ops[1].data[:4]) == "NART" &&
 		len(item) == 24 && binary.LittleEndian.Uint16(item) == 0x123c && binary.LittleEndian.Uint16(item[2:]) == 2 &&
-		binary.LittleEndian.Uint16(item[6:]) == 1 && binary.LittleEndian.Uint64(item[8:]) == 0 &&
+		int64(binary.LittleEndian.Uint16(item[6:]))*512 == x.sector && binary.LittleEndian.Uint64(item[8:]) == 0 &&
 		ops[4].flags == xlogCommit && len(ops[4].data) == 0
 }
