@@ -16,6 +16,7 @@ func TestTrackersInAGuest(t *testing.T) {
 	guest.Open(t).Test(t, guest.Boot{Disks: []string{guest.Disk(t, 512<<20), guest.Disk(t, 64<<20), guest.Disk(t, 64<<20)}},
 		guest.Tests{Package: "platter/cbt/thin", Args: "-test.run='Suite/first'"},
 		guest.Tests{Package: "platter/cbt/thick", Args: "-test.run='Suite/first'"},
+		guest.Tests{Package: "platter/cbt/era", Args: "-test.run='Suite/first|ADiscard'"},
 		guest.Tests{Package: "platter/vmtests/volumes", Args: "-test.run=Stacked"},
 	)
 }
@@ -26,7 +27,7 @@ func TestSuitesInGuests(t *testing.T) {
 	if !vm() {
 		t.Skip("SKIPPED, an hour of guests: make vm")
 	}
-	for _, pkg := range []string{"platter/cbt/thin", "platter/cbt/thick"} {
+	for _, pkg := range []string{"platter/cbt/thin", "platter/cbt/thick", "platter/cbt/era"} {
 		t.Run(path.Base(pkg), func(t *testing.T) {
 			guest.Open(t).Test(t, guest.Boot{Disks: []string{guest.Disk(t, 512<<20)}},
 				guest.Tests{Package: pkg, Args: "-test.timeout 4h"})

@@ -37,14 +37,19 @@ const (
 type Provider struct {
 	dir    string
 	buffer int
+	method string
 }
 
 // New returns the provider that works with the tracer in dir, trace.DefaultDir
 // for that of the machine.
-func New(dir string) *Provider { return &Provider{dir, freezeBytes} }
+func New(dir string) *Provider { return &Provider{dir, freezeBytes, Method} }
 
-// Name is "live".
-func (p *Provider) Name() string { return Method }
+// As returns a provider of the same views under another name, for a tracker
+// that has a history of its own.
+func (p *Provider) As(method string) *Provider { return &Provider{p.dir, p.buffer, method} }
+
+// Name is "live", or what As was told.
+func (p *Provider) Name() string { return p.method }
 
 // Fits says that any block device does which is in use; one that is not is
 // read as it is, unless the tracer can tell what changed.
@@ -81,7 +86,7 @@ func cost(d block.Device) string {
 // Take begins to watch the device. The view is of one moment only after the
 // last of its passes.
 func (p *Provider) Take(ctx context.Context, d block.Device, o snapshot.Options) (_ snapshot.View, err error) {
-	v := &view{path: d.Path, dir: p.dir, taken: time.Now(), unit: o.BlockSize}
+	v := &view{method: p.method, path: d.Path, dir: p.dir, taken: time.Now(), unit: o.BlockSize}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, v.Close())
@@ -120,6 +125,7 @@ func (p *Provider) Remove(context.Context, snapshot.Snapshot) error { return nil
 // view is a device that is copied while it is written to.
 type view struct {
 	block.Source
+	method  string
 	path    string
 	dir     string
 	tracer  *trace.Tracer
@@ -141,7 +147,7 @@ type view struct {
 
 var _ cbt.Converging = (*view)(nil)
 
-func (v *view) Method() string   { return Method }
+func (v *view) Method() string   { return v.method }
 func (v *view) ID() string       { return "" }
 func (v *view) Taken() time.Time { return v.taken }
 func (v *view) Still() error     { return v.still }

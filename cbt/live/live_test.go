@@ -221,7 +221,7 @@ func copyOf(t testing.TB, dir, dev string, atRest func()) (*view, []byte) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &Provider{dir, 64 << 20}
+	p := &Provider{dir, 64 << 20, Method}
 	if f := p.Fits(t.Context(), d); !f.OK {
 		t.Fatalf("it does not fit: %s", f.Why)
 	}
@@ -404,7 +404,7 @@ func TestAroundTheFreeze(t *testing.T) {
 		write := func() error { return os.WriteFile(filepath.Join(m.dir, "flushed"), []byte("x"), 0o600) }
 		broken := errors.New("broken")
 		for _, fails := range []error{nil, broken} {
-			taken, err := (&Provider{dir, 1 << 20}).Take(t.Context(), d, snapshot.Options{
+			taken, err := (&Provider{dir, 1 << 20, Method}).Take(t.Context(), d, snapshot.Options{
 				Consumer: snapshot.Consumer{Repository: "r", Volume: "h/v"}, BlockSize: blockSize,
 			})
 			if err != nil {

@@ -7,6 +7,7 @@ import (
 	"platter/block/snapshot/reflink"
 	"platter/cbt"
 	"platter/cbt/bitmap"
+	"platter/cbt/era"
 	"platter/cbt/live"
 	trackreflink "platter/cbt/reflink"
 	"platter/cbt/thick"
@@ -23,6 +24,7 @@ func ways() job.Ways {
 			lvm.Thin{},
 			lvm.Thick{},
 			reflink.New(),
+			era.New(trace.DefaultDir),
 			qemu.Provider{},
 			live.New(trace.DefaultDir),
 		},
@@ -30,6 +32,7 @@ func ways() job.Ways {
 			thin.Opener{},
 			thick.Opener{},
 			trackreflink.New(),
+			era.Opener{},
 			bitmap.Opener{},
 			live.Opener{},
 		},

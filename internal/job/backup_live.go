@@ -9,6 +9,7 @@ import (
 
 	"platter/block"
 	"platter/cbt"
+	"platter/cbt/era"
 	passes "platter/cbt/live"
 )
 
@@ -21,7 +22,8 @@ var errSelf = errors.New("the repository lies on it, and each pass would copy wh
 // to that device.
 func (r *run) checkSelf(s *subject, w way) error {
 	place := r.env.Repo.Store.Location()
-	if w.method() != passes.Method || r.opts.RepositoryOnDevice || !filepath.IsAbs(place) {
+	copied := w.method() == passes.Method || w.method() == era.Method && s.device.How == block.Live
+	if !copied || r.opts.RepositoryOnDevice || !filepath.IsAbs(place) {
 		return nil
 	}
 	carries, err := block.Carries(s.path, place)

@@ -33,6 +33,8 @@ func Table() []Layer {
 		{"cbt/...", "cbt block/...", "one tracker each"},
 		{"cbt/live", "cbt cbt/trace block/...", "views of what nothing holds still, made by a tracker"},
 
+		{"cbt/era", "cbt cbt/live cbt/trace block/...", "a tracker whose views another may make"},
+
 		{"image", "block", "what a backup is: block ID, map, manifest"},
 		{"image/store", "", "where objects live"},
 		{"image/store/vfs", "image/store", "the file system below a directory"},

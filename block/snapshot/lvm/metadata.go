@@ -4,11 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
-
-	"golang.org/x/sys/unix"
 
 	"platter/block/command"
 	"platter/block/snapshot"
@@ -26,7 +23,7 @@ var ErrReserved = errors.New("another program uses the pool's metadata snapshot"
 // holds a copy of it still, which a pool can do once at a time. The copy is
 // released whatever happens; what a dead run left is released first.
 func Metadata(ctx context.Context, pool *Volume, read func(device string) error) (err error) {
-	unlock, err := lock(ctx, "platter-pool-"+pool.UUID)
+	unlock, err := snapshot.Lock(ctx, "platter-pool-"+pool.UUID)
 	if err != nil {
 		return err
 	}
@@ -84,27 +81,4 @@ func reserved(ctx context.Context, pool *Volume) (bool, error) {
 func message(ctx context.Context, pool *Volume, words string) error {
 	_, err := command.Run(ctx, "dmsetup", "message", pool.mapped("tpool"), "0", words)
 	return err
-}
-
-// lock keeps out other processes that do the same to the same thing.
-func lock(ctx context.Context, name string) (unlock func(), err error) {
-	path := "/run/lock/" + name
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	got := make(chan error, 1)
-	go func() { got <- unix.Flock(int(f.Fd()), unix.LOCK_EX) }()
-	select {
-	case err := <-got:
-		if err != nil {
-			f.Close()
-			return nil, fmt.Errorf("lock %s: %w", path, err)
-		}
-		return func() { f.Close() }, nil
-	case <-ctx.Done():
-		// The wait ends when the holder's does; nothing is done with it.
-		go func() { <-got; f.Close() }()
-		return nil, fmt.Errorf("wait for %s: %w", path, context.Cause(ctx))
-	}
 }
