@@ -251,7 +251,7 @@ func (l *live) bitmaps() (names []string) {
 func TestRoundsOfAMachine(t *testing.T) {
 	until := 6
 	if vm() {
-		until = 100
+		until = rounds()
 	} else if testing.Short() {
 		t.Skip("a machine that is imaged again and again")
 	}

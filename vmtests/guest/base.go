@@ -68,7 +68,7 @@ var programs = []string{
 	"lvm:pvs vgs lvs pvcreate vgcreate lvcreate lvremove lvchange lvconvert lvextend lvreduce lvresize lvrename vgchange vgremove vgrename vgck pvresize pvremove",
 	"pdata_tools:thin_check thin_delta thin_dump thin_ls thin_repair era_check era_dump era_invalidate era_restore",
 	"mke2fs:mkfs.ext4", "e2fsck", "dumpe2fs", "mkfs.xfs", "xfs_repair", "mdadm", "sgdisk",
-	"blkdiscard", "blkid", "findmnt", "fsfreeze", "fstrim", "losetup", "lsblk", "partx", "fallocate",
+	"blkdiscard", "blockdev", "blkid", "findmnt", "fsfreeze", "fstrim", "losetup", "lsblk", "partx", "fallocate",
 }
 
 // base returns the entries of the initial file system that all guests share.

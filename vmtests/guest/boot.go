@@ -22,10 +22,12 @@ import (
 type Boot struct {
 	Files map[string]string // what /test holds, by name: files of the host
 	// Run is a shell script, started in /test. The guest ends when it does.
-	Run    string
-	Disks  []string // raw files of the host: /dev/vda, /dev/vdb, ...
-	Memory int      // MiB; 1024 if zero
-	CPUs   int      // 1 if zero
+	Run   string
+	Disks []string // raw files of the host: /dev/vda, /dev/vdb, ...
+	// NoDiscard makes the disks refuse discards, as many do.
+	NoDiscard bool
+	Memory    int // MiB; 1024 if zero
+	CPUs      int // 1 if zero
 	// Line is called with each line that the script prints. When it returns
 	// true the power is cut: nothing that the guest has in memory is written.
 	// It may be nil.
@@ -106,10 +108,14 @@ func (s *System) arguments(b Boot, ramfs, console string) []string {
 		"-append", "console=ttyS0 quiet loglevel=4 panic=-1 oops=panic mitigations=off nokaslr tsc=reliable no_timer_check random.trust_cpu=on rcupdate.rcu_expedited=1",
 		"-serial", "file:" + console, "-serial", "stdio",
 	}
+	options := ""
+	if b.NoDiscard {
+		options = ",discard=off,write-zeroes=off"
+	}
 	for i, disk := range b.Disks {
 		args = append(args,
 			"-drive", fmt.Sprintf("file=%s,if=none,id=d%d,format=raw,discard=unmap,cache=unsafe", strings.ReplaceAll(disk, ",", ",,"), i),
-			"-device", fmt.Sprintf("virtio-blk-pci,drive=d%d,serial=guest%d", i, i))
+			"-device", fmt.Sprintf("virtio-blk-pci,drive=d%d,serial=guest%d%s", i, i, options))
 	}
 	return args
 }

@@ -1,0 +1,54 @@
+package vmtests
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"testing"
+
+	"platter/vmtests/guest"
+)
+
+// rounds are how many a tracker goes through, or PLATTER_TEST_ROUNDS.
+func rounds() int {
+	if n, err := strconv.Atoi(os.Getenv("PLATTER_TEST_ROUNDS")); err == nil {
+		return n
+	}
+	return 100
+}
+
+// A volume is imaged over three boots, one of which ends by a power cut.
+func TestStoriesInGuests(t *testing.T) {
+	if !vm() {
+		t.Skip("SKIPPED, ten minutes of guests: make vm")
+	}
+	s := guest.Open(t)
+	program := guest.Build(t, "platter/vmtests/rounds.test")
+	for _, way := range []string{"thin", "thick", "era"} {
+		t.Run(way, func(t *testing.T) {
+			b := roundsBoot(t, program, way)
+			for phase := 1; phase <= 3; phase++ {
+				b.Run = fmt.Sprintf("./rounds.test -test.v -test.run TestStory -way %s -phase %d", way, phase)
+				cut := false
+				b.Line = func(line string) bool {
+					t.Log(line)
+					cut = line == "rounds: cut"
+					return cut
+				}
+				status, err := s.Start(t.Context(), b)
+				if err != nil || status != 0 && !cut {
+					t.Fatalf("boot %d: status %d, %v", phase, status, err)
+				}
+			}
+		})
+	}
+}
+
+func roundsBoot(t *testing.T, program, way string) guest.Boot {
+	return guest.Boot{
+		Files: map[string]string{"platter": binary, "rounds.test": program},
+		Disks: []string{guest.Disk(t, 512<<20), guest.Disk(t, 1<<30)},
+		// A history of dm-era that has discards is none.
+		NoDiscard: way == "era",
+	}
+}
