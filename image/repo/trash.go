@@ -46,6 +46,8 @@ type CondemnedSegment struct {
 	Size    int64           `json:"size"`
 	Since   time.Time       `json:"since"` // by the store's clock
 	Epoch   uint64          `json:"epoch"` // of the first list it stood on
+	// Moved is how many of its bytes were stored again when it was repacked.
+	Moved int64 `json:"moved,omitempty"`
 }
 
 // IDs returns the condemned segments as a set.

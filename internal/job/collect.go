@@ -250,14 +250,14 @@ func (c *collector) unused(ctx context.Context) ([]image.SegmentID, error) {
 
 // delete removes the segments whose time has come, after one more look.
 func (c *collector) delete(ctx context.Context) error {
-	due, bytes := c.due()
+	due, lost := c.due()
 	if len(due) > 0 {
 		if problem := c.clock(ctx); problem != "" {
 			c.report.Notices = append(c.report.Notices, problem)
 			due = nil
 		}
 	}
-	if share := float64(bytes) / float64(max(1, c.total)); len(due) > 0 && share > c.opts.MaxDelete {
+	if share := float64(lost) / float64(max(1, c.total)); len(due) > 0 && share > c.opts.MaxDelete {
 		return fmt.Errorf("collect: %d segments, %.0f %% of what is stored, would be deleted, at most %.0f %% may be: look at them, then say --max-delete",
 			len(due), 100*share, 100*c.opts.MaxDelete)
 	}
@@ -313,15 +313,17 @@ func (c *collector) remove(ctx context.Context, s repo.CondemnedSegment) error {
 	return nil
 }
 
-// due returns the condemned segments whose grace is over.
-func (c *collector) due() (list []repo.CondemnedSegment, bytes int64) {
+// due returns the condemned segments whose grace is over, and how many of their
+// bytes are stored nowhere else: what was moved out of them is not lost with
+// them.
+func (c *collector) due() (list []repo.CondemnedSegment, lost int64) {
 	for _, s := range c.state.Segments {
 		if !s.Since.Add(c.opts.Grace).After(c.now) {
 			list = append(list, s)
-			bytes += s.Size
+			lost += s.Size - s.Moved
 		}
 	}
-	return list, bytes
+	return list, lost
 }
 
 // settled reports whether every backup at work knew that s is condemned when

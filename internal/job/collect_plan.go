@@ -27,6 +27,9 @@ func (l *live) useful() int64 {
 	return l.size * int64(l.count) / int64(l.Records)
 }
 
+// unused returns about how many bytes of a segment are of no use.
+func (l *live) unused() int64 { return l.size - l.useful() }
+
 // Segments are merged when there are mergeCount of one kind and about one
 // size: below a 64th, an 8th or a half of a full one. So a byte is moved three
 // times at most until it lies in a large segment.
@@ -34,64 +37,80 @@ const mergeCount = 8
 
 func mergeSizes() []int64 { return []int64{64, 8, 2} }
 
-// plan returns what to move. Segments that hold the least in use go first,
-// until what stays holds no more of no use than it may.
+// plan returns what to move: segments that hold too much of no use, and small
+// ones.
 func (c *collector) plan(ctx context.Context) ([]source, error) {
-	condemned, atWork, damaged := c.state.IDs(), c.atWork(), c.damagedSources()
-	var candidates []*live
-	var stored, unused int64
+	candidates, stored, unused := c.candidates()
+	room := c.mostMoved()
+	var sources []source
+	var rest []*live
+	for _, l := range candidates {
+		switch {
+		case float64(unused) <= c.opts.MaxUnused*float64(stored) || float64(l.unused()) <= c.opts.MaxUnused*float64(l.size):
+			rest = append(rest, l)
+		case l.size > room:
+			c.report.Postponed += l.size
+		default:
+			room -= l.size
+			unused, stored = unused-l.unused(), stored-l.unused()
+			sources = append(sources, source{l, false})
+		}
+	}
+	for _, kind := range []segment.Kind{segment.Data, segment.Pages} {
+		merged, err := c.small(ctx, kind, rest)
+		if err != nil {
+			return nil, err
+		}
+		for _, l := range merged {
+			if room -= l.size; room < 0 {
+				break
+			}
+			unused -= l.unused()
+			sources = append(sources, source{l, true})
+		}
+	}
+	c.report.Unused = max(unused, 0)
+	if c.report.Postponed > 0 {
+		c.notice("segments of %d bytes hold more of no use than they may: they wait for the next collection, for this one moves no more", c.report.Postponed)
+	}
+	return c.settledSources(ctx, sources)
+}
+
+// candidates returns the segments that may be moved, those that hold the least
+// in use first, and what all segments hold that are in use, and hold of no use.
+//
+// Where each that is moved holds more of no use than is allowed, and none does
+// that stays, all together hold no more than is allowed: whichever is moved
+// first. So there is never a reason to move one that does not.
+func (c *collector) candidates() (list []*live, stored, unused int64) {
+	condemned, damaged := c.state.IDs(), c.damagedSources()
 	for id, l := range c.marks.segments {
 		if condemned[id] || c.gone[id] || !l.used || l.bits == nil {
 			continue
 		}
 		stored += l.size
-		unused += l.size - l.useful()
+		unused += l.unused()
 		// Without the data key only what is vouched for stays so when it is moved.
 		trusted := l.vouched || l.Kind == segment.Pages || c.env.Repo.Keys.CanRead()
 		if !c.young[id] && !damaged[id] && l.count > 0 && trusted {
-			candidates = append(candidates, l)
+			list = append(list, l)
 		}
 	}
-	slices.SortFunc(candidates, func(a, b *live) int {
+	slices.SortFunc(list, func(a, b *live) int {
 		return cmp.Or(cmp.Compare(float64(a.count)/float64(a.Records), float64(b.count)/float64(b.Records)),
 			cmp.Compare(b.size, a.size), slices.Compare(a.ID[:], b.ID[:]))
 	})
-	var sources []source
-	most := c.mostMoved()
-	for len(candidates) > 0 && c.opts.MaxUnused < 1 {
-		l := candidates[0]
-		waste := l.size - l.useful()
-		if waste <= 0 || float64(unused) <= c.opts.MaxUnused*float64(stored) || most < l.size {
-			break
-		}
-		most -= l.size
-		unused, stored = unused-waste, stored-waste
-		sources, candidates = append(sources, source{l, false}), candidates[1:]
-	}
-	for _, kind := range []segment.Kind{segment.Data, segment.Pages} {
-		merged, err := c.small(ctx, kind, candidates)
-		if err != nil {
-			return nil, err
-		}
-		for _, l := range merged {
-			if most -= l.size; most < 0 {
-				break
-			}
-			unused -= l.size - l.useful()
-			sources = append(sources, source{l, true})
-		}
-	}
-	c.report.Unused = max(unused, 0)
-	return c.settledSources(ctx, sources, atWork)
+	return list, stored, unused
 }
 
-// mostMoved bounds the size of all sources: where there is a cap on what is
-// deleted, the next collection must not meet it for what this one moved.
+// mostMoved bounds what is stored twice until the next collection, in bytes of
+// sources: a share of everything, or a few segments where that is next to
+// nothing.
 func (c *collector) mostMoved() int64 {
 	if c.opts.MaxDelete == 1 {
 		return math.MaxInt64
 	}
-	return int64(c.opts.MaxDelete / 2 * float64(c.total))
+	return max(int64(c.opts.MaxDelete/2*float64(c.total)), 4*maxSegment)
 }
 
 // small returns the segments of a kind that are worth merging.
@@ -171,7 +190,8 @@ func (c *collector) origins(ctx context.Context, list []*live) (n int, err error
 
 // settledSources leaves out segments of runs at work, and puts the rest in the
 // order in which they were written, by kind: what lay together stays so.
-func (c *collector) settledSources(ctx context.Context, sources []source, atWork map[string]bool) ([]source, error) {
+func (c *collector) settledSources(ctx context.Context, sources []source) ([]source, error) {
+	atWork := c.atWork()
 	var list []source
 	for _, s := range sources {
 		f, err := c.marks.footer(ctx, s.ID)

@@ -192,7 +192,9 @@ func (c *collector) condemnSources(ctx context.Context, sources []source) error 
 	next.Time, next.Run = now.UTC(), hex.EncodeToString(c.run[:])
 	next.Segments = slices.DeleteFunc(slices.Clone(c.state.Segments), func(s repo.CondemnedSegment) bool { return c.gone[s.Segment] })
 	for _, s := range sources {
-		next.Segments = append(next.Segments, repo.CondemnedSegment{Segment: s.ID, Size: s.size, Since: now.UTC(), Epoch: next.Epoch})
+		next.Segments = append(next.Segments, repo.CondemnedSegment{
+			Segment: s.ID, Size: s.size, Since: now.UTC(), Epoch: next.Epoch, Moved: s.useful(),
+		})
 	}
 	if err := c.env.Repo.PublishCondemned(ctx, &next); err != nil {
 		return err

@@ -296,7 +296,7 @@ func repackAll(t *testing.T, env *Env) {
 			sources = append(sources, source{l, false})
 		}
 	}
-	if sources, err = c.settledSources(context.Background(), sources, nil); err == nil {
+	if sources, err = c.settledSources(context.Background(), sources); err == nil {
 		err = c.move(context.Background(), sources)
 	}
 	if err != nil {

@@ -227,7 +227,7 @@ type PruneVerdict struct {
 type CollectOptions struct {
 	Grace     time.Duration // from condemned to deleted
 	MinAge    time.Duration // youngest segment that may be condemned
-	MaxDelete float64       // largest share of stored bytes one run may delete
+	MaxDelete float64       // largest share of stored bytes one run may delete, but for what repacking moved
 	// MaxUnused is the share of stored bytes that may be of no use, in segments
 	// that hold live records besides: above it segments are repacked, those
 	// with the least in use first. 1 repacks nothing.
@@ -250,6 +250,7 @@ type CollectReport struct {
 	Freed     int64         `json:"freed_bytes"`
 	Waiting   int64         `json:"waiting_bytes"` // of what is condemned: freed when its grace is over
 	Unused    int64         `json:"unused_bytes"`  // about, beside live records, in segments that stay
+	Postponed int64         `json:"postponed_bytes,omitempty"` // in segments that hold too much of no use and wait for the next collection
 	Repacked  []Repacked    `json:"repacked"`
 	Moved     int64         `json:"moved_bytes"`  // stored again in new segments
 	Written   int           `json:"new_segments"` // that they are in

@@ -27,6 +27,7 @@ type storeClock struct {
 func (c storeClock) Now() time.Time { return must(c.st.Now(context.Background())) }
 
 func TestYearsOfNightsStayNearWhatIsLive(t *testing.T) {
+	sweep(t)
 	// Two disks are imaged every night and pruned to 7 days, 4 weeks, 12 months
 	// and 10 years; once a week gc runs as it does by default, and again when
 	// the grace is over. What is stored then, but for what the second condemned,
@@ -50,6 +51,7 @@ func TestYearsOfNightsStayNearWhatIsLive(t *testing.T) {
 	gc := func() *CollectReport {
 		return mustCollect(t, env, CollectOptions{Grace: 24 * time.Hour, MinAge: 24 * time.Hour, MaxDelete: 0.5, MaxUnused: 0.05})
 	}
+	const nightly = 2 * 3 * 24 << 10 // bytes that one night adds
 	worst, most, moved, last := 0.0, 0.0, int64(0), map[string][]byte{}
 	for night := range nights {
 		st.Advance(22 * time.Hour)
@@ -80,6 +82,10 @@ func TestYearsOfNightsStayNearWhatIsLive(t *testing.T) {
 		r := gc() // takes away what the first condemned, and condemns in turn
 		moved += r.Moved
 		st.Advance(-24 * time.Hour)
+		// Of no use is what may be, and what the last nights wrote at most.
+		if limit := int64(0.05*float64(r.Live)) + nightly; r.Unused > limit || r.Postponed > 0 {
+			t.Errorf("night %d: %d bytes of no use are left of %d, want %d at most; %d wait", night, r.Unused, r.Live, limit, r.Postponed)
+		}
 		live, stored := float64(liveBytes(t, env)), float64(occupied(t, env))
 		most = max(most, stored/live)
 		worst = max(worst, (stored-float64(r.Waiting))/live)
