@@ -9,6 +9,7 @@
 package keys
 
 import (
+	"bytes"
 	"crypto/cipher"
 	"crypto/hpke"
 	"crypto/rand"
@@ -17,7 +18,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"strings"
 
 	"github.com/zeebo/blake3"
 
@@ -114,8 +114,27 @@ const (
 // MaxPayload bounds the payload of an object in bytes, on reading and writing.
 const MaxPayload = 64 << 20
 
-// MaxObject is the length of the largest object in bytes.
-const MaxObject = headerSize + MaxPayload + tailSize
+// maxPayload bounds the payload of objects of a kind, as stored, in bytes: what
+// is decoded takes several times as much memory. Only what grows with the
+// repository may be large.
+func maxPayload(kind string) int {
+	switch kind {
+	case KindConfig, KindSlot, KindLease, KindPin:
+		return 1 << 20
+	case KindManifest:
+		return 4 << 20
+	case KindMoves:
+		return 8 << 20
+	case KindTombstone: // holds a manifest twice
+		return 12 << 20
+	case KindDamage, KindIndex:
+		return 16 << 20
+	}
+	return MaxPayload
+}
+
+// MaxObject is the length of the largest object of a kind, in bytes.
+func MaxObject(kind string) int64 { return int64(headerSize + maxPayload(kind) + tailSize) }
 
 // public is the digest key of the two kinds that are read before any key is
 // known. It detects damage and swapped names, not forgery.
@@ -192,8 +211,8 @@ func (d *Domain) Seal(kind, name string, v any) ([]byte, image.Digest, error) {
 
 // SealBytes is Seal for a payload that is not JSON.
 func (d *Domain) SealBytes(kind, name string, payload []byte) ([]byte, image.Digest, error) {
-	if len(payload) > MaxPayload-Overhead {
-		return nil, image.Digest{}, fmt.Errorf("encode %s: %d bytes, at most %d fit", name, len(payload), MaxPayload-Overhead)
+	if most := maxPayload(kind) - Overhead; len(payload) > most {
+		return nil, image.Digest{}, fmt.Errorf("encode %s: %d bytes, at most %d fit", name, len(payload), most)
 	}
 	b := make([]byte, headerSize, headerSize+len(payload)+Overhead+tailSize)
 	copy(b, magic)
@@ -245,7 +264,7 @@ func (d *Domain) Payload(kind, name string, b []byte) ([]byte, Signed, error) {
 		return nil, Signed{}, corrupt("begins %q, want %q", b[:8], magic+kind)
 	}
 	length := binary.LittleEndian.Uint64(b[16:])
-	if length > MaxPayload || int(length) != len(b)-headerSize-tailSize {
+	if length > uint64(maxPayload(kind)) || int(length) != len(b)-headerSize-tailSize {
 		return nil, Signed{}, corrupt("payload of %d bytes in an object of %d", length, len(b))
 	}
 	sum, want := image.Digest(b[len(b)-digestSize:]), d.digest(kind, name, b[:len(b)-digestSize])
@@ -293,13 +312,31 @@ func (d *Domain) Open(kind, name string, b []byte, v any) (Signed, error) {
 	if err != nil {
 		return s, err
 	}
-	return s, decode(name, payload, v)
+	return s, decode(kind, name, payload, v)
 }
 
-func decode(name string, payload []byte, v any) error {
-	dec := json.NewDecoder(strings.NewReader(string(payload)))
-	if err := dec.Decode(v); err != nil {
-		return fmt.Errorf("%s: decode: %w: %w", name, err, image.ErrCorrupt)
+// sparse returns how many bytes of JSON there are for each object in it, at
+// least, where a writer made it: what is denser would take far more memory than
+// its length lets expect.
+func sparse(kind string) int {
+	switch kind {
+	case KindCondemned, KindAttested, KindDamage, KindVerified:
+		return 64
+	}
+	return 16
+}
+
+func decode(kind, name string, payload []byte, v any) error {
+	const few = 4096
+	if n, most := bytes.Count(payload, []byte("{")), few+len(payload)/sparse(kind); n > most {
+		return fmt.Errorf("%s: %d values in %d bytes, at most %d: %w", name, n, len(payload), most, image.ErrCorrupt)
+	}
+	if n, most := bytes.Count(payload, []byte(",")), few+len(payload)/6; n > most {
+		return fmt.Errorf("%s: lists of %d values in %d bytes, at most %d: %w", name, n, len(payload), most, image.ErrCorrupt)
+	}
+	if err := json.Unmarshal(payload, v); err != nil {
+		// The text may hold a part of the payload, as long as that is.
+		return fmt.Errorf("%s: decode: %.200s: %w", name, err.Error(), image.ErrCorrupt)
 	}
 	return nil
 }

@@ -281,6 +281,24 @@ func (s *Slot) key(secret []byte) (key [32]byte, err error) {
 	return key, nil
 }
 
+// Password returns the password to try; c may be nil.
+func (c *Credentials) Password() []byte {
+	if c == nil {
+		return nil
+	}
+	return c.Passphrase
+}
+
+// SlotCost returns what trying a password on a slot costs, by what one on a new
+// slot does: 0 if it costs nothing.
+func SlotCost(name string, object []byte) int {
+	s, err := ReadSlot(name, object)
+	if err != nil || s.Type != SlotPassphrase || s.Argon2id == nil || s.Argon2id.Memory > maxArgon2Memory || s.Argon2id.Time > maxArgon2Time {
+		return 0
+	}
+	return max(1, int(s.Argon2id.Time)*int(s.Argon2id.Memory)/(newArgon2Time*minArgon2Memory))
+}
+
 // maxSecrets bounds what an age file may decrypt to.
 const maxSecrets = 64 << 10
 

@@ -68,7 +68,7 @@ func (r *Repo) Attestations(ctx context.Context, f func(name string) error) erro
 // one who may not attest, for then it counts as not there. It returns
 // store.ErrNotFound when another took its place.
 func (r *Repo) Attestation(ctx context.Context, name string) ([]Attested, error) {
-	object, err := r.Store.Get(ctx, name, keys.MaxObject)
+	object, err := Object(ctx, r.Store, keys.KindAttested, name)
 	if err != nil {
 		return nil, err
 	}

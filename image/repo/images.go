@@ -18,6 +18,9 @@ import (
 // manifestName returns the object name of image seq of a volume with this tag.
 func manifestName(tag string, seq uint64) string { return fmt.Sprintf("images/%s/%016x", tag, seq) }
 
+// ManifestNameOf returns the object name of image seq of the line of this tag.
+func ManifestNameOf(tag string, seq uint64) string { return manifestName(tag, seq) }
+
 // ParseManifestName splits the name of a manifest object.
 func ParseManifestName(name string) (tag string, seq uint64, ok bool) {
 	parts := strings.Split(name, "/")
@@ -48,7 +51,7 @@ func (r *Repo) Manifest(ctx context.Context, name string) (*image.Manifest, erro
 // returns keys.ErrForged for one that its writer had no right to put there: it
 // is no image.
 func (r *Repo) ManifestDigest(ctx context.Context, name string) (*image.Manifest, image.Digest, error) {
-	object, err := r.Store.Get(ctx, name, keys.MaxObject)
+	object, err := Object(ctx, r.Store, keys.KindManifest, name)
 	if err != nil {
 		return nil, image.Digest{}, err
 	}
@@ -78,6 +81,14 @@ func (r *Repo) checkLine(name string, m *image.Manifest, w keys.Writer) error {
 
 // tag returns the name of the line that an image belongs to.
 func (r *Repo) tag(m *image.Manifest) string { return r.Keys.VolumeTag(m.Volume, m.Line()) }
+
+// LineTag returns the name of the line that an image of a volume would belong
+// to, if it were made with these keys.
+func (r *Repo) LineTag(volume string) string {
+	m := image.Manifest{Volume: volume}
+	r.own(&m)
+	return r.tag(&m)
+}
 
 // ManifestName returns the name of an image's manifest.
 func (r *Repo) ManifestName(m *image.Manifest) string { return manifestName(r.tag(m), m.Seq) }
@@ -116,14 +127,21 @@ func (r *Repo) checkManifest(name string, m *image.Manifest) error {
 // Commit writes the manifest of a new image, whose blocks are all durable, and
 // sets its Seq, Predecessor and Writer. The image exists once Commit returns.
 func (r *Repo) Commit(ctx context.Context, m *image.Manifest) (name string, err error) {
+	return r.CommitAfter(ctx, m, 0, image.Digest{})
+}
+
+// CommitAfter commits an image of a line of which image last was there once,
+// with a manifest of this digest. If the store does not show that any more, its
+// number is not given to another: the gap tells everybody.
+func (r *Repo) CommitAfter(ctx context.Context, m *image.Manifest, last uint64, digest image.Digest) (name string, err error) {
 	r.own(m)
 	tag := r.tag(m)
 	for {
-		next, digest, err := r.next(ctx, tag)
+		next, before, err := r.next(ctx, tag, last, digest)
 		if err != nil {
 			return "", fmt.Errorf("commit image of %s: %w", m.Volume, err)
 		}
-		m.Seq, m.Predecessor = next, digest
+		m.Seq, m.Predecessor = next, before
 		name := manifestName(tag, m.Seq)
 		object, _, err := r.Keys.Seal(keys.KindManifest, name, m)
 		if err != nil {
@@ -167,9 +185,9 @@ func (r *Repo) used(ctx context.Context, tag string, seq uint64) (bool, error) {
 }
 
 // next returns the number of the next image of a line, and the digest of the
-// manifest before it. Numbers that others have put something under, which is
+// manifest before it, which is image least or a later one. Numbers that others have put something under, which is
 // no image of the line, are passed over.
-func (r *Repo) next(ctx context.Context, tag string) (seq uint64, digest image.Digest, err error) {
+func (r *Repo) next(ctx context.Context, tag string, least uint64, its image.Digest) (seq uint64, digest image.Digest, err error) {
 	taken := map[uint64]bool{}
 	for _, prefix := range []string{"images/", tombstones} {
 		err := r.Store.List(ctx, prefix+tag+"/", func(o store.Info) error {
@@ -185,6 +203,9 @@ func (r *Repo) next(ctx context.Context, tag string) (seq uint64, digest image.D
 	last, digest, err := r.head(ctx, tag, slices.Sorted(maps.Keys(taken)))
 	if err != nil {
 		return 0, digest, err
+	}
+	if last < least {
+		last, digest = least, its
 	}
 	for seq = last + 1; taken[seq]; seq++ {
 		// What is damaged may be an image all the same: it must not stop new
@@ -246,6 +267,39 @@ type Tombstone struct {
 	Time   time.Time      `json:"time"` // by the store's clock
 }
 
+// Lost reports whether the tombstone is that of an image of which nothing but
+// its number is known.
+func (t *Tombstone) Lost() bool { return t.Image.ID == image.ImageID{} }
+
+// BuryLost says that an image of the line of m is gone for good, so that its
+// number is missed no more.
+func (r *Repo) BuryLost(ctx context.Context, m *image.Manifest, seq uint64, reason string) error {
+	lost := image.Manifest{Volume: m.Volume, Writer: m.Writer, WriteOnly: m.WriteOnly, Seq: seq}
+	name := r.ManifestName(&lost)
+	if !r.Keys.Writer().MayCollect() {
+		return fmt.Errorf("bury %s: %w", name, keys.ErrRights)
+	}
+	if _, err := r.Store.Head(ctx, name); !errors.Is(err, store.ErrNotFound) {
+		if err == nil {
+			err = errors.New("it is there")
+		}
+		return fmt.Errorf("bury %s: %w", name, err)
+	}
+	now, err := r.Store.Now(ctx)
+	if err != nil {
+		return err
+	}
+	grave := graveName(r.tag(&lost), seq)
+	object, _, err := r.Keys.Seal(keys.KindTombstone, grave, Tombstone{Image: lost, Reason: reason, Time: now.UTC()})
+	if err == nil {
+		err = r.bury(ctx, grave, object)
+	}
+	if err != nil {
+		return fmt.Errorf("bury %s: %w", name, err)
+	}
+	return nil
+}
+
 // Forget removes an image: its tombstone first, durably, then its manifest. It
 // returns keys.ErrRights for one that these keys may not bury.
 func (r *Repo) Forget(ctx context.Context, name, reason string) error {
@@ -260,7 +314,7 @@ func (r *Repo) Forget(ctx context.Context, name, reason string) error {
 	if !r.buries(r.Keys.Writer(), m) {
 		return fmt.Errorf("forget %s, of writer %.16s: %w", name, m.Writer, keys.ErrRights)
 	}
-	whole, err := r.Store.Get(ctx, name, keys.MaxObject)
+	whole, err := Object(ctx, r.Store, keys.KindManifest, name)
 	if err != nil {
 		return fmt.Errorf("forget %s: %w", name, err)
 	}
@@ -315,7 +369,7 @@ func (r *Repo) Tombstone(ctx context.Context, manifest string) (*Tombstone, erro
 }
 
 func (r *Repo) tombstone(ctx context.Context, name string) (*Tombstone, error) {
-	object, err := r.Store.Get(ctx, name, keys.MaxObject)
+	object, err := Object(ctx, r.Store, keys.KindTombstone, name)
 	if err != nil {
 		return nil, err
 	}
@@ -333,9 +387,7 @@ func (r *Repo) tombstone(ctx context.Context, name string) (*Tombstone, error) {
 // Gaps returns, for the images of a volume that are counted with those of these
 // keys, the numbers of those that are gone without a tombstone.
 func (r *Repo) Gaps(ctx context.Context, volume string) ([]uint64, error) {
-	m := image.Manifest{Volume: volume}
-	r.own(&m)
-	tag := r.tag(&m)
+	tag := r.LineTag(volume)
 	seen := map[uint64]bool{}
 	var last uint64
 	for _, prefix := range []string{"images/", tombstones} {

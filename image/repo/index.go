@@ -155,7 +155,7 @@ func (r *Repo) Index(ctx context.Context, name string) ([]Indexed, error) {
 }
 
 func (r *Repo) payload(ctx context.Context, kind, name string) ([]byte, error) {
-	object, err := r.Store.Get(ctx, name, keys.MaxObject)
+	object, err := Object(ctx, r.Store, kind, name)
 	if err != nil {
 		return nil, err
 	}

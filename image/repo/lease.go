@@ -270,7 +270,7 @@ func (r *Repo) land(ctx context.Context, dead []string) error {
 }
 
 func (r *Repo) lease(ctx context.Context, o store.Info) (*Lease, error) {
-	object, err := r.Store.Get(ctx, o.Name, keys.MaxObject)
+	object, err := Object(ctx, r.Store, keys.KindLease, o.Name)
 	if err != nil {
 		return nil, err
 	}

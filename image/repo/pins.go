@@ -102,7 +102,7 @@ func (r *Repo) Pins(ctx context.Context) (list []Pin, err error) {
 }
 
 func (r *Repo) pin(ctx context.Context, id string) (*Pin, error) {
-	object, err := r.Store.Get(ctx, pinPrefix+id, keys.MaxObject)
+	object, err := Object(ctx, r.Store, keys.KindPin, pinPrefix+id)
 	if err != nil {
 		return nil, err
 	}

@@ -143,7 +143,7 @@ func Open(ctx context.Context, st store.Store) (*Repo, error) { return Unlock(ct
 // Unlock opens the repository that a store holds with whatever of c fits. It
 // returns keys.ErrCredentials when nothing does.
 func Unlock(ctx context.Context, st store.Store, c *keys.Credentials) (*Repo, error) {
-	object, err := st.Get(ctx, configName, keys.MaxObject)
+	object, err := Object(ctx, st, keys.KindConfig, configName)
 	if errors.Is(err, store.ErrNotFound) {
 		return nil, fmt.Errorf("%s: %w: make one with platter init", st.Location(), ErrNoRepository)
 	} else if err != nil {
@@ -300,4 +300,38 @@ func (r *Repo) Pages(ctx context.Context, f *segment.Footer, visit func(record i
 		}
 	}
 	return nil
+}
+
+// Object reads the object of a kind that has this name. One longer than any of
+// its kind is damage.
+func Object(ctx context.Context, st store.Store, kind, name string) ([]byte, error) {
+	b, err := st.Get(ctx, name, keys.MaxObject(kind))
+	if errors.Is(err, store.ErrTooLarge) {
+		return nil, fmt.Errorf("%w: %w", err, image.ErrCorrupt)
+	}
+	return b, err
+}
+
+// CheckObject checks an object that is no image's as those who use it do, and
+// returns who wrote it. v holds what it says where that is a Lease.
+func (r *Repo) CheckObject(kind, name string, object []byte) (s keys.Signed, v any, err error) {
+	switch kind {
+	case keys.KindLease:
+		v = new(Lease)
+	case keys.KindCondemned:
+		v = new(Condemned)
+	case keys.KindDamage:
+		v = new(damage)
+	case keys.KindAttested:
+		v = new(attestation)
+	case keys.KindPin:
+		v = new(Pin)
+	case keys.KindVerified:
+		v = new(checks)
+	default:
+		_, s, err = r.Keys.Payload(kind, name, object)
+		return s, nil, err
+	}
+	s, err = r.Keys.Open(kind, name, object, v)
+	return s, v, err
 }

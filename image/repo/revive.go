@@ -12,7 +12,7 @@ import (
 
 // maxManifest bounds the object of a manifest in bytes: its tombstone holds it,
 // and the manifest once more.
-const maxManifest = 16 << 20
+const maxManifest = 4 << 20
 
 // Tombstones calls f for the manifest's name of every image that was ever
 // pruned, in order of name. The manifest may be there again.

@@ -89,6 +89,10 @@ func recipientSlot(d *keys.Domain, text, label string) (string, []byte, error) {
 	return d.AgeSlot(recipient, text, label)
 }
 
+// maxSlotCost is how much work with a password may be, by what one new slot
+// costs: whoever writes to the store could add slots without end.
+const maxSlotCost = 48
+
 // openKeys tries every slot until one opens and holds the keys of the config,
 // with the data key if any slot gives that. A slot that a dead init left
 // behind holds others.
@@ -99,11 +103,17 @@ func openKeys(ctx context.Context, st store.Store, config *Config, c *keys.Crede
 	}
 	var found *keys.Domain
 	var problem error
+	spent := 0
 	err := Slots(ctx, st, func(name string, object []byte, err error) {
 		if found != nil && found.CanRead() {
 			return
 		}
 		var d *keys.Domain
+		if err == nil && len(c.Password()) > 0 {
+			if spent += keys.SlotCost(name, object); spent > maxSlotCost {
+				err = fmt.Errorf("%s: not tried, for there are too many password slots before it: %w", name, image.ErrCorrupt)
+			}
+		}
 		if err == nil {
 			d, err = keys.OpenSlot(name, object, c)
 		}
@@ -131,7 +141,7 @@ func openKeys(ctx context.Context, st store.Store, config *Config, c *keys.Crede
 // Slots calls f for every key slot; err tells of one that cannot be read.
 func Slots(ctx context.Context, st store.Store, f func(name string, object []byte, err error)) error {
 	err := st.List(ctx, slotPrefix, func(o store.Info) error {
-		object, err := st.Get(ctx, o.Name, keys.MaxObject)
+		object, err := Object(ctx, st, keys.KindSlot, o.Name)
 		f(o.Name, object, err)
 		return ctx.Err()
 	})
@@ -221,7 +231,7 @@ func (r *Repo) AddSlot(ctx context.Context, d *keys.Domain, slot NewSlot, proof 
 	if err := r.Store.Put(ctx, name, object); err != nil {
 		return "", fmt.Errorf("add key: %w", err)
 	}
-	stored, err := r.Store.Get(ctx, name, keys.MaxObject)
+	stored, err := Object(ctx, r.Store, keys.KindSlot, name)
 	if err == nil && !bytes.Equal(stored, object) {
 		err = fmt.Errorf("%s: other bytes came back: %w", name, image.ErrCorrupt)
 	}

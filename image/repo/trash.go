@@ -151,7 +151,7 @@ func (r *Repo) condemnedEpochs(ctx context.Context) (epochs []uint64, err error)
 
 func (r *Repo) condemned(ctx context.Context, epoch uint64) (*Condemned, error) {
 	name := condemnedName(epoch)
-	object, err := r.Store.Get(ctx, name, keys.MaxObject)
+	object, err := Object(ctx, r.Store, keys.KindCondemned, name)
 	if err != nil {
 		return nil, err
 	}
@@ -265,7 +265,7 @@ func (r *Repo) Damaged(ctx context.Context, f func(image.ID, image.Location) err
 }
 
 func (r *Repo) damage(ctx context.Context, name string) (*damage, error) {
-	object, err := r.Store.Get(ctx, name, keys.MaxObject)
+	object, err := Object(ctx, r.Store, keys.KindDamage, name)
 	if err != nil {
 		return nil, err
 	}

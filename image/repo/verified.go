@@ -75,7 +75,7 @@ func (r *Repo) checks(ctx context.Context) (all map[string]Check, names []string
 }
 
 func (r *Repo) readChecks(ctx context.Context, name string, into map[string]Check) error {
-	object, err := r.Store.Get(ctx, name, keys.MaxObject)
+	object, err := Object(ctx, r.Store, keys.KindVerified, name)
 	if err != nil {
 		return err
 	}

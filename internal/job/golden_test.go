@@ -93,7 +93,7 @@ func giveKeys(t *testing.T, x *exhibit, path string) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		x.objects[name] = must(x.env.Repo.Store.Get(context.Background(), name, keys.MaxObject))
+		x.objects[name] = must(x.env.Repo.Store.Get(context.Background(), name, 1<<30))
 	}
 	d := x.env.Repo.Keys
 	add(d, func(d *keys.Domain) (string, []byte, error) { return d.PassphraseSlot(passphrase, "password") })

@@ -28,9 +28,14 @@ type forged struct {
 // segment stores records as they are and returns where.
 func (f *forger) segment(kind segment.Kind, records ...forged) (at []image.Location) {
 	f.Helper()
-	b := f.env.Repo.NewSegment(make([]byte, 1<<20), kind, [16]byte{1})
+	return f.segmentOf(1<<20, kind, records...)
+}
+
+func (f *forger) segmentOf(size int, kind segment.Kind, records ...forged) (at []image.Location) {
+	f.Helper()
+	b := f.env.Repo.NewSegment(make([]byte, size), kind, [16]byte{1})
 	for _, r := range records {
-		payload, flags, err := segment.NewCodec(1 << 20).Encode(r.plain)
+		payload, flags, err := segment.NewCodec(max(1<<20, len(r.plain))).Encode(r.plain)
 		if err != nil {
 			f.Fatal(err)
 		}

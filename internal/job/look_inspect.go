@@ -153,8 +153,8 @@ func kindText(kind string) string {
 //
 //	4:8 kind, 8:10 version, 10:12 protection, 16:24 payload length
 func (in *inspection) object() {
-	if in.size > keys.MaxObject {
-		in.err = fmt.Errorf("%d bytes, an object has at most %d", in.size, keys.MaxObject)
+	if most := keys.MaxObject(keys.KindCondemned); in.size > most {
+		in.err = fmt.Errorf("%d bytes, an object has at most %d", in.size, most)
 		return
 	}
 	b := make([]byte, in.size)

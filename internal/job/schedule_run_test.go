@@ -280,7 +280,7 @@ func (s *schedule) check() {
 func (s *schedule) buried(id image.ImageID) bool {
 	found := false
 	err := s.under.List(context.Background(), "trash/images/", func(o store.Info) error {
-		object, err := s.under.Get(context.Background(), o.Name, keys.MaxObject)
+		object, err := s.under.Get(context.Background(), o.Name, 1<<30)
 		var t repo.Tombstone
 		if err == nil {
 			_, err = s.repo.Keys.Open(keys.KindTombstone, o.Name, object, &t)

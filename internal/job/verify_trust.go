@@ -32,19 +32,16 @@ func (v *verifier) strangers(ctx context.Context) error {
 }
 
 func (v *verifier) stranger(ctx context.Context, name, kind string) error {
-	object, err := v.env.Repo.Store.Get(ctx, name, keys.MaxObject)
+	object, err := repo.Object(ctx, v.env.Repo.Store, kind, name)
 	if errors.Is(err, store.ErrNotFound) {
 		return nil
-	} else if err != nil {
-		return err
 	}
-	var lease repo.Lease
+	var what any
 	var s keys.Signed
-	if kind == keys.KindLease {
-		s, err = v.env.Repo.Keys.Open(kind, name, object, &lease)
-	} else {
-		_, s, err = v.env.Repo.Keys.Payload(kind, name, object)
+	if err == nil {
+		s, what, err = v.env.Repo.CheckObject(kind, name, object)
 	}
+	lease, _ := what.(*repo.Lease)
 	switch {
 	case errors.Is(err, keys.ErrForged):
 		v.forgery(name, err)
@@ -52,7 +49,7 @@ func (v *verifier) stranger(ctx context.Context, name, kind string) error {
 		v.damage(Damage{Object: name, Problem: strings.TrimLeft(strings.TrimPrefix(err.Error(), name), " :")})
 	case err != nil:
 		return err
-	case !s.Writer.MayCollect() && (kind == keys.KindDamage || lease.Kind == repo.LeaseCollect):
+	case !s.Writer.MayCollect() && (kind == keys.KindDamage || lease != nil && lease.Kind == repo.LeaseCollect):
 		v.forgery(name, fmt.Errorf("writer %.16s, who only writes images, made it: it counts for no other", s.Writer))
 	}
 	return nil
