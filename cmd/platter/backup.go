@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"platter/internal/job"
 )
@@ -36,7 +37,7 @@ func runBackup(ctx context.Context, c *call, args []string) error {
 	for _, r := range reports {
 		c.record.Imaged(r.Image)
 		c.printBackup(r)
-		err = errors.Join(err, incomplete(r))
+		err = errors.Join(err, incomplete(r), withheld("backup", r.Absent))
 	}
 	return err
 }
@@ -58,6 +59,19 @@ func (c *call) disks(env *job.Env) ([]string, error) {
 		return nil, advise(errors.New("backup: --all finds no disk to image"), "name devices; see what there is with: platter devices")
 	}
 	return disks, nil
+}
+
+// withheld is the error for images that the repository should show.
+func withheld(command string, list []job.Absent) error {
+	if len(list) == 0 {
+		return nil
+	}
+	more := ""
+	if len(list) > 1 {
+		more = fmt.Sprintf("; and %d more, which platter verify lists", len(list)-1)
+	}
+	return advise(incompletef("%s: an image is missing: %s%s", command, &list[0], more),
+		"the store was set back to an older state, or withholds it: look for it among the store's older versions and in copies; if it is lost for good, say so: platter prune --lost")
 }
 
 func (c *call) printBackup(r *job.BackupReport) {

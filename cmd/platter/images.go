@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -87,19 +88,54 @@ func runImages(ctx context.Context, c *call, args []string) error {
 	default:
 		c.term.table(imageTable(list, c.imageNotes(ctx, env)))
 	}
-	if leftOut > 0 {
-		return advise(incompletef("images: %s could not be read and are not listed", plural(leftOut, "manifest")), "see what that means with: platter verify")
+	absent, err := job.Withheld(ctx, env)
+	if err == nil {
+		for _, a := range absent {
+			if c.term.json {
+				c.term.object("absent_image", a)
+			}
+		}
+		err = withheld("images", absent)
 	}
-	return nil
+	if leftOut > 0 {
+		err = errors.Join(err, advise(incompletef("images: %s could not be read and are not listed", plural(leftOut, "manifest")), "see what that means with: platter verify"))
+	}
+	return err
 }
 
 func imageTable(list []*image.Manifest, known *job.Notes) (t table) {
 	t.row("ID", "TIME", "VOLUME", "SIZE", "READ", "STORED", "NOTES")
+	several := severalLines(list)
 	for _, m := range list {
+		notes := append(notes(m), standing(known.Of(m))...)
+		if several[m.Volume] {
+			notes = append(notes, "by "+writerText(m))
+		}
 		t.row(m.ID.String()[:shortID], timeText(m.Time), m.Volume, bytesText(m.Size), bytesText(m.Stats.Read),
-			bytesText(m.Stats.Stored+m.Stats.Overhead), strings.Join(append(notes(m), standing(known.Of(m))...), ", "))
+			bytesText(m.Stats.Stored+m.Stats.Overhead), strings.Join(notes, ", "))
 	}
 	return t
+}
+
+// severalLines returns the volumes of which several writers made images: one of
+// them may not be who it seems to be.
+func severalLines(list []*image.Manifest) map[string]bool {
+	first, several := map[string]string{}, map[string]bool{}
+	for _, m := range list {
+		if line, ok := first[m.Volume]; ok && line != m.Line() {
+			several[m.Volume] = true
+		}
+		first[m.Volume] = m.Line()
+	}
+	return several
+}
+
+// writerText names who made an image, as after VOLUME%.
+func writerText(m *image.Manifest) string {
+	if m.WriteOnly {
+		return fmt.Sprintf("writer %.8s, who cannot read", m.Writer)
+	}
+	return fmt.Sprintf("writer %.8s", m.Writer)
 }
 
 func (l imageLine) with(known *job.ImageNotes) imageLine {
@@ -240,6 +276,9 @@ func describe(m *image.Manifest) table {
 		t.row("set", m.Set)
 	}
 	t.row("taken", fmt.Sprintf("%s on %s, in %s, by platter %s", timeText(m.Time), m.Host, tookText(m.Done.Sub(m.Time)), m.Tool))
+	if strings.Trim(m.Writer, "0") != "" {
+		t.row("made by", writerText(m))
+	}
 	if len(m.Tags) > 0 {
 		t.row("tags", strings.Join(m.Tags, ", "))
 	}

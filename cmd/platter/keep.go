@@ -42,6 +42,9 @@ func (c *call) rules() ([]retention.Rule, error) {
 }
 
 func runPrune(ctx context.Context, c *call, args []string) error {
+	if c.opts.lost {
+		return c.buryLost(ctx, args)
+	}
 	rules, err := c.rules()
 	if err != nil {
 		return err
@@ -67,6 +70,35 @@ func runPrune(ctx context.Context, c *call, args []string) error {
 	}
 	if errors.Is(err, job.ErrTooMany) {
 		return advise(err, "look at the reasons with --dry-run; if that is meant, allow it once: --max-delete 100%%")
+	}
+	return err
+}
+
+// buryLost says of images that are gone that they are lost.
+func (c *call) buryLost(ctx context.Context, args []string) error {
+	if len(args) > 0 {
+		return usagef("prune: --lost is for all volumes: leave out %s", args[0])
+	}
+	env, done, err := c.writing(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	list, err := job.BuryLost(ctx, env, c.opts.dryRun)
+	c.term.clear()
+	for i := range list {
+		if c.term.json {
+			c.term.object("lost_image", list[i])
+		} else {
+			c.term.printf("lost: %s\n", &list[i])
+		}
+	}
+	switch {
+	case c.term.json:
+	case c.opts.dryRun:
+		c.term.summaryf("dry run: %s would be given up for lost\n", plural(len(list), "image"))
+	default:
+		c.term.summaryf("%s given up for lost\n", plural(len(list), "image"))
 	}
 	return err
 }

@@ -91,6 +91,7 @@ type options struct {
 	pruneShare float64 // of a volume's images that one prune may forget, or
 	pruneCount int     // this many in all
 	deleted    bool
+	lost       bool
 	reason     string
 	hold       bool
 	until      time.Time
@@ -528,6 +529,10 @@ func pruneFlags() []flag {
 		{
 			"max-delete", "", "most of a volume's images, or of all, to forget at once", "",
 			func(o *options) pflag.Value { return shareOrCount(&o.pruneShare, &o.pruneCount, maxKeep) },
+		},
+		{
+			"lost", "", "give up the images that are gone from the repository instead", "",
+			func(o *options) pflag.Value { return toggle(&o.lost) },
 		},
 		dryRunFlag("print the reason for each image, forget none"),
 	}

@@ -375,3 +375,31 @@ func haveLoop(t *testing.T) bool {
 	_ = exec.Command("losetup", "--detach", strings.TrimSpace(string(out))).Run()
 	return true
 }
+
+// TestWaysBackAreTried holds docs/recovery.md against the script that runs its
+// commands.
+func TestWaysBackAreTried(t *testing.T) {
+	text, err := os.ReadFile("../../docs/recovery.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	script, err := os.ReadFile("testdata/script/recovery.txtar")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for i, block := range strings.Split(string(text), "```sh\n") {
+		block, _, _ = strings.Cut(block, "```")
+		for line := range strings.Lines(block) {
+			if line = strings.TrimSpace(line); i == 0 || !strings.HasPrefix(line, "platter ") {
+				continue
+			}
+			if n++; !strings.Contains(string(script), " "+line+"\n") {
+				t.Errorf("docs/recovery.md says %q, and recovery.txtar does not run it", line)
+			}
+		}
+	}
+	if n < 15 {
+		t.Errorf("%d commands in docs/recovery.md", n)
+	}
+}

@@ -224,7 +224,11 @@ is reclaimed by "platter gc".
 
 Pinned images are kept, and so are the newest complete image and the last one
 verified by its every byte. Where more than half of a volume's images would go,
-none does until --max-delete allows it.`,
+none does until --max-delete allows it.
+
+--lost forgets no image. It is for those that are gone and that nobody pruned,
+when all ways to get them back are tried: "images", "backup" and "verify" miss
+them from then on no more.`,
 			"platter prune --keep-daily 7 --keep-weekly 4 --keep-monthly 12 --dry-run\nplatter prune --keep-within 30d db1/root", pruneFlags(), runPrune,
 		},
 		{

@@ -62,7 +62,28 @@ func (r *run) each(ctx context.Context) ([]*BackupReport, error) {
 		}
 		reports = append(reports, report)
 	}
+	r.withheld(ctx, reports)
 	return reports, errors.Join(problems...)
+}
+
+// withheld reports what this machine has seen and the repository does not show
+// any more, with the first image made; and remembers the images made.
+func (r *run) withheld(ctx context.Context, reports []*BackupReport) {
+	if ctx.Err() != nil || r.broken() {
+		return
+	}
+	absent, err := Withheld(ctx, r.env)
+	if err != nil {
+		r.env.warn("whether the newest images are all there is not known: %v", err)
+		return
+	}
+	if len(reports) > 0 {
+		reports[0].Absent = absent
+		return
+	}
+	for i := range absent {
+		r.env.warn("%s", &absent[i])
+	}
 }
 
 func (r *run) one(ctx context.Context, i int) (*BackupReport, error) {

@@ -32,12 +32,16 @@ func (r *run) commit(ctx context.Context, m *image.Manifest) error {
 			return fmt.Errorf("%w: %w", errCollected, err)
 		}
 	}
-	name, err := r.env.Repo.Commit(ctx, m)
+	seen, err := r.env.seenLast(ctx, m.Volume)
+	if err != nil {
+		return err
+	}
+	name, err := r.env.Repo.CommitAfter(ctx, m, seen.Seq, seen.Digest)
 	if errors.Is(err, store.ErrNotDurable) {
 		// The manifest may or may not be there: the image is made again under
 		// the next number, and a new ID tells the two apart.
 		rand.Read(m.ID[:])
-		name, err = r.env.Repo.Commit(ctx, m)
+		name, err = r.env.Repo.CommitAfter(ctx, m, seen.Seq, seen.Digest)
 	}
 	if err != nil {
 		return err

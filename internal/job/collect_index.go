@@ -251,7 +251,8 @@ func (c *collector) ends(ctx context.Context, list []segment.Object) ([]repo.Ind
 
 // tidyMoves writes the moves that are still of use again where there are many
 // small objects of them, or where hints no longer name most of the segments
-// that an object tells of.
+// that an object tells of. Those that are damaged are of no use to anybody: what
+// they told is looked for among all segments.
 func (c *collector) tidyMoves(ctx context.Context) error {
 	small := 0
 	for _, m := range c.marks.moves {
@@ -260,7 +261,7 @@ func (c *collector) tidyMoves(ctx context.Context) error {
 		}
 	}
 	kept := map[image.SegmentID][]repo.Move{}
-	var old []string
+	old := c.marks.uselessMoves
 	for _, m := range c.marks.moves {
 		total, useful := 0, map[image.SegmentID][]repo.Move{}
 		m.Each(func(id image.SegmentID, moves []repo.Move) {

@@ -27,25 +27,26 @@ import (
 // has read every footer and page once; pages are checked against their IDs all
 // the same, and before anything is deleted footers are read (see prove).
 type marks struct {
-	env        *Env
-	reader     *reader.Reader
-	hasher     *image.Hasher
-	segments   map[image.SegmentID]*live // as listed
-	condemned  map[image.SegmentID]bool
-	ruined     map[image.SegmentID]bool
-	damaged    map[image.Location]bool
-	trust      *trust
-	moves      []*repo.Moves
-	referred   map[image.SegmentID]bool   // segments that hints name, and that what they mean is not in
-	walked     map[image.ID]bool          // pages in segments without bits
-	done       map[string]bool            // manifests
-	last       map[string]*image.Manifest // of each volume, by tag
-	seen       map[string]uint64          // highest number seen of each volume's images, by tag
-	newest     time.Time                  // latest date of an image
-	newestName string                     // of its manifest
-	lost       map[image.ID]bool          // found neither by hint nor by the catalog
-	content    []byte
-	pages      int64 // walked
+	env          *Env
+	reader       *reader.Reader
+	hasher       *image.Hasher
+	segments     map[image.SegmentID]*live // as listed
+	condemned    map[image.SegmentID]bool
+	ruined       map[image.SegmentID]bool
+	damaged      map[image.Location]bool
+	trust        *trust
+	moves        []*repo.Moves
+	uselessMoves []string                   // names of those that are damaged
+	referred     map[image.SegmentID]bool   // segments that hints name, and that what they mean is not in
+	walked       map[image.ID]bool          // pages in segments without bits
+	done         map[string]bool            // manifests
+	last         map[string]*image.Manifest // of each volume, by tag
+	seen         map[string]uint64          // highest number seen of each volume's images, by tag
+	newest       time.Time                  // latest date of an image
+	newestName   string                     // of its manifest
+	lost         map[image.ID]bool          // found neither by hint nor by the catalog
+	content      []byte
+	pages        int64 // walked
 }
 
 // live is what images need of one segment.
@@ -116,7 +117,7 @@ func (m *marks) distrust(besides map[image.SegmentID]bool) {
 // loadMoves reads where earlier collections moved records to, as far as memory
 // goes. What cannot be read is looked for in the catalog.
 func (m *marks) loadMoves(ctx context.Context) error {
-	m.moves = nil
+	m.moves, m.uselessMoves = nil, nil
 	left := m.env.Memory / 8
 	var names []string
 	err := m.env.Repo.MovesNames(ctx, func(name string, size int64) error {
@@ -136,6 +137,8 @@ func (m *marks) loadMoves(ctx context.Context) error {
 		}
 		if err == nil {
 			m.moves = append(m.moves, moves)
+		} else if errors.Is(err, image.ErrCorrupt) {
+			m.uselessMoves = append(m.uselessMoves, name)
 		}
 	}
 	return nil

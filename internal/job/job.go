@@ -107,6 +107,9 @@ type BackupReport struct {
 	// Resumed bytes of the device were not read: an earlier run had, and the
 	// device has not been written to since.
 	Resumed int64 `json:"resumed_bytes,omitempty"`
+	// Absent are images, of any volume, that this machine has seen and the
+	// repository does not show any more; with the run's first image.
+	Absent []Absent `json:"absent,omitempty"`
 }
 
 // RestoreOptions say which image to write where.
@@ -175,16 +178,22 @@ type Forgery struct {
 
 // A VerifyReport tells what was proven and what was found.
 type VerifyReport struct {
-	Images    int           `json:"images"`
-	Segments  int           `json:"segments"`
-	Pages     int64         `json:"pages"`
-	Blocks    int64         `json:"blocks"` // distinct blocks whose bytes were read
-	BytesRead int64         `json:"bytes_read"`
-	Scope     string        `json:"scope"`    // structure, 5 %, every byte
-	Attested  int           `json:"attested"` // segments that everybody may dedupe against from now on
-	Damage    []Damage      `json:"damage,omitempty"`
-	Forged    []Forgery     `json:"forged,omitempty"`
-	Elapsed   time.Duration `json:"elapsed_ns"`
+	Images    int    `json:"images"`
+	Segments  int    `json:"segments"`
+	Pages     int64  `json:"pages"`
+	Blocks    int64  `json:"blocks"` // distinct blocks whose bytes were read
+	BytesRead int64  `json:"bytes_read"`
+	Scope     string `json:"scope"`              // structure, 5 %, every byte
+	Attested  int    `json:"attested"`           // segments that everybody may dedupe against from now on
+	Condemned int    `json:"condemned_segments"` // that gc deletes when their grace is over
+	// Indexes are objects that hold the ends of segments for newcomers: of
+	// Indexed segments that are there, and IndexedGone that are not any more.
+	Indexes     int           `json:"indexes"`
+	Indexed     int           `json:"indexed_segments"`
+	IndexedGone int           `json:"indexed_segments_gone"`
+	Damage      []Damage      `json:"damage,omitempty"`
+	Forged      []Forgery     `json:"forged,omitempty"`
+	Elapsed     time.Duration `json:"elapsed_ns"`
 }
 
 // PruneOptions say which images to keep; see retention.Rule.
@@ -248,8 +257,8 @@ type CollectReport struct {
 	Deleted   []Condemned   `json:"deleted"`
 	Spared    int           `json:"spared"` // condemned before, found used again
 	Freed     int64         `json:"freed_bytes"`
-	Waiting   int64         `json:"waiting_bytes"` // of what is condemned: freed when its grace is over
-	Unused    int64         `json:"unused_bytes"`  // about, beside live records, in segments that stay
+	Waiting   int64         `json:"waiting_bytes"`             // of what is condemned: freed when its grace is over
+	Unused    int64         `json:"unused_bytes"`              // about, beside live records, in segments that stay
 	Postponed int64         `json:"postponed_bytes,omitempty"` // in segments that hold too much of no use and wait for the next collection
 	Repacked  []Repacked    `json:"repacked"`
 	Moved     int64         `json:"moved_bytes"`  // stored again in new segments

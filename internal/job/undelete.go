@@ -84,7 +84,7 @@ func deleted(ctx context.Context, env *Env) (list []Deleted, err error) {
 			env.warn("a deleted image is left out, its tombstone cannot be read: %v", err)
 			return nil
 		}
-		if err == nil {
+		if err == nil && !t.Lost() {
 			list = append(list, Deleted{Image: &t.Image, Reason: t.Reason, Time: t.Time, name: name, tomb: t})
 		}
 		return err

@@ -43,7 +43,7 @@ func Verify(ctx context.Context, env *Env, opts VerifyOptions) (*VerifyReport, e
 	if v.began, err = env.Repo.Store.Now(ctx); err != nil {
 		return nil, fmt.Errorf("verify: %w", err)
 	}
-	for _, step := range []func(context.Context) error{v.manifests, v.strangers, v.maps, v.segments, v.gone, v.assess, v.note, v.attest, v.record} {
+	for _, step := range []func(context.Context) error{v.manifests, v.strangers, v.hints, v.maps, v.segments, v.gone, v.assess, v.note, v.attest, v.record} {
 		if err := step(ctx); err != nil {
 			return nil, fmt.Errorf("verify: %w", err)
 		}
@@ -84,6 +84,7 @@ type verifier struct {
 	fresh    []*finding                // those of bad that no verification before has noted
 	mapped   int                       // findings of bad that maps made: they come first
 	vanished bool                      // a segment that images need was there, and is not any more
+	absent   []Absent                  // images that are gone
 	broken   map[image.SegmentID]error // nothing of these can be read
 	trust    *trust                    // nil where these keys attest nothing
 	whole    []repo.Attested           // segments to be attested

@@ -44,7 +44,7 @@ func (v *verifier) manifests(ctx context.Context) error {
 			return err
 		}
 		v.images = append(v.images, m)
-		at(tag).volume = m.Volume
+		at(tag).of(m)
 		at(tag).links[seq] = link{digest: digest, predecessor: m.Predecessor}
 		return nil
 	})
@@ -55,8 +55,15 @@ func (v *verifier) manifests(ctx context.Context) error {
 	if err := v.graves(ctx, at); err != nil {
 		return err
 	}
-	for tag, c := range chains {
-		if err := v.chain(ctx, tag, c); err != nil {
+	heads, err := v.env.heads(ctx)
+	if err != nil {
+		return err
+	}
+	for tag, h := range heads {
+		at(tag).seen(&h)
+	}
+	for _, tag := range sortedKeys(chains) {
+		if err := v.chain(ctx, tag, chains[tag]); err != nil {
 			return err
 		}
 	}
@@ -79,14 +86,24 @@ func (v *verifier) named(ctx context.Context) error {
 
 // A chain is the manifests of a volume, those in their graves included.
 type chain struct {
-	volume string
+	line   image.Manifest // Volume, Writer and WriteOnly are those of the line
 	links  map[uint64]link
 	forged map[uint64]bool // numbers under which somebody put what is no image
+	head   *head           // the newest that this machine has seen; nil for none
 }
 
 type link struct {
 	digest, predecessor image.Digest
 	broken              bool // it cannot be read
+}
+
+func (c *chain) of(m *image.Manifest) {
+	c.line = image.Manifest{Volume: m.Volume, Writer: m.Writer, WriteOnly: m.WriteOnly}
+}
+
+func (c *chain) seen(h *head) {
+	c.head = h
+	c.of(&image.Manifest{Volume: h.Volume, Writer: h.Writer, WriteOnly: h.WriteOnly})
 }
 
 const graveyard = "trash/"
@@ -116,19 +133,23 @@ func (v *verifier) graves(ctx context.Context, at func(tag string) *chain) error
 				c.links[seq] = link{broken: true}
 			}
 		} else if !there {
-			c.links[seq] = link{digest: t.Digest, predecessor: t.Image.Predecessor}
-			c.volume = t.Image.Volume
+			c.links[seq] = link{digest: t.Digest, predecessor: t.Image.Predecessor, broken: t.Lost()}
+			c.of(&t.Image)
 		}
 		return nil
 	})
 }
 
-// chain reports images that are gone without a tombstone, and those that name
-// another predecessor than the one there is.
+// chain reports images that are gone without a tombstone, those that name
+// another predecessor than the one there is, and what is not as this machine
+// has seen it.
 func (v *verifier) chain(ctx context.Context, tag string, c *chain) error {
 	last := uint64(0)
 	for seq := range c.links {
 		last = max(last, seq)
+	}
+	if c.head != nil {
+		last = max(last, c.head.Seq)
 	}
 	const most = 1000 // a forged number must not cost a long list
 	gaps := 0
@@ -136,20 +157,25 @@ func (v *verifier) chain(ctx context.Context, tag string, c *chain) error {
 	for seq := uint64(1); seq <= last && gaps < most; seq++ {
 		l, ok := c.links[seq]
 		name := fmt.Sprintf("images/%s/%016x", tag, seq)
+		seen := c.head != nil && c.head.Seq == seq
 		switch {
-		case !ok && c.forged[seq]:
+		case !ok && c.forged[seq] && !seen:
 			continue // nobody's: the next image follows the one before
 		case !ok:
 			missing, err := v.missing(ctx, name)
 			if err != nil {
 				return err
 			}
-			if missing {
+			if seen && (missing || c.forged[seq]) {
+				v.gap(c, *c.head.absent(tag, 0, "the image is gone, and nothing says that it was pruned: this machine has seen it, and it was the newest"))
+			} else if missing {
 				gaps++
-				v.damage(Damage{Volume: c.volume, Object: name, Problem: "the image is gone, and nothing says that it was pruned"})
+				v.gap(c, Absent{Volume: c.line.Volume, Seq: seq, Object: name, Problem: "the image is gone, and nothing says that it was pruned"})
 			}
+		case seen && !l.broken && l.digest != c.head.Digest:
+			v.damage(Damage{Volume: c.line.Volume, Object: name, Problem: fmt.Sprintf("this machine has seen image %s under this number, and it is another now", c.head.Image)})
 		case sure && !l.broken && l.predecessor != before:
-			v.damage(Damage{Volume: c.volume, Object: name, Problem: fmt.Sprintf("it follows a manifest of digest %.16s…, and the one before it has %.16s…", l.predecessor, before)})
+			v.damage(Damage{Volume: c.line.Volume, Object: name, Problem: fmt.Sprintf("it follows a manifest of digest %.16s…, and the one before it has %.16s…", l.predecessor, before)})
 		}
 		before, sure = l.digest, ok && !l.broken
 	}
@@ -167,4 +193,11 @@ func (v *verifier) missing(ctx context.Context, name string) (bool, error) {
 		}
 	}
 	return true, nil
+}
+
+// gap reports an image that is gone.
+func (v *verifier) gap(c *chain, a Absent) {
+	a.line = c.line
+	v.absent = append(v.absent, a)
+	v.damage(Damage{Volume: a.Volume, Object: a.Object, Problem: a.Problem})
 }
