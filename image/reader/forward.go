@@ -210,7 +210,10 @@ func (b *batch) footers(ctx context.Context, list []segment.Object, troubles map
 	want := b.wanted(troubles)
 	return b.reader.repo.Footers(ctx, list, func(o segment.Object, f *segment.Footer, err error) error {
 		if err != nil {
-			return nil // a damaged one is no place to find anything
+			// A damaged one is no place to find anything, and may be where it was.
+			text := fmt.Sprintf("%s: %v", segment.Name(o.ID), err)
+			b.reader.unread.CompareAndSwap(nil, &text)
+			return nil
 		}
 		b.reader.forward.found(o.ID)
 		add(f)

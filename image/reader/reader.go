@@ -46,8 +46,9 @@ type Reader struct {
 	pages   *cache[image.ID, *image.Page]
 
 	forward    forwarder
-	table      atomic.Pointer[table] // of the last scan of all footers
-	tableLimit int64                 // bytes
+	table      atomic.Pointer[table]  // of the last scan of all footers
+	unread     atomic.Pointer[string] // a segment whose end could not be read, and why
+	tableLimit int64                  // bytes
 
 	mu      sync.Mutex
 	touched map[uint64]struct{} // first half of the IDs of segments whose data was read

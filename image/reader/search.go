@@ -74,7 +74,9 @@ func (b *batch) collect(troubles map[int32]*trouble) {
 		if t.tried = append(t.tried, f.at); errors.Is(f.err, store.ErrNotFound) {
 			t.absent = append(t.absent, f.at)
 		}
-		if t.err == nil && f.err != nil && f.err != errStale {
+		// A hint may lead to a segment that is rightly gone: what is wrong with
+		// the place that the record was moved to since tells more.
+		if f.err != nil && f.err != errStale && (t.err == nil || errors.Is(t.err, store.ErrNotFound)) {
 			t.at, t.err = f.at, f.err
 		}
 	}
@@ -190,6 +192,9 @@ func (b *batch) lost(troubles map[int32]*trouble) []*Lost {
 		t, ref := troubles[i], &b.refs[i]
 		if t.err == nil {
 			t.err = fmt.Errorf("in no segment of the repository: %w", store.ErrNotFound)
+		}
+		if unread := b.reader.unread.Load(); unread != nil && errors.Is(t.err, store.ErrNotFound) {
+			t.err = fmt.Errorf("%w; it may be where nothing can be read: %s", t.err, *unread)
 		}
 		lost = append(lost, &Lost{
 			Page: b.kind == segment.Pages, Ref: int(i), Block: ref.Block, ID: ref.ID, At: t.at, Err: t.err,
