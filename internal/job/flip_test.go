@@ -44,7 +44,9 @@ type exhibit struct {
 	want    map[image.ImageID][]byte
 	env     *Env // on the whole repository
 	unlock  *keys.Credentials
-	agent   *keys.Domain // of a writer that cannot read, in an encrypted one
+	agent   *keys.Domain             // of a writer that cannot read, in an encrypted one
+	past    map[string][]byte        // objects that were there once, and are gone
+	pruned  map[image.ImageID][]byte // what images of the past contained
 }
 
 // open opens a store that holds the exhibit, or what became of it.
@@ -78,7 +80,7 @@ func exhibitIn(t *testing.T, env *Env, unlock *keys.Credentials) *exhibit {
 	t.Helper()
 	ctx := context.Background()
 	clock(env)
-	x := &exhibit{objects: map[string][]byte{}, want: map[image.ImageID][]byte{}, env: env, unlock: unlock}
+	x := &exhibit{objects: map[string][]byte{}, want: map[image.ImageID][]byte{}, env: env, unlock: unlock, past: map[string][]byte{}, pruned: map[image.ImageID][]byte{}}
 	rng := seeded(t, 11)
 	a := &disk{name: "a", data: make([]byte, 131*4096+777)} // a map of two levels
 	b := &disk{name: "b", data: make([]byte, 9*4096+1)}
@@ -104,7 +106,9 @@ func exhibitIn(t *testing.T, env *Env, unlock *keys.Credentials) *exhibit {
 		keep(a)
 		keep(b)
 	}
+	x.record(t)
 	forget(t, env, gone)
+	x.pruned[gone.ID] = x.want[gone.ID]
 	delete(x.want, gone.ID)
 	if unlock != nil {
 		x.agentImages(t, a)
@@ -112,7 +116,13 @@ func exhibitIn(t *testing.T, env *Env, unlock *keys.Credentials) *exhibit {
 	extra := &disk{name: "extra", data: make([]byte, 4096)}
 	random(rng, extra.data)
 	forget(t, env, mustBackup(t, env, extra, BackupOptions{}).Image)
-	mustCollect(t, env, CollectOptions{Grace: time.Hour})
+	x.record(t)
+	mustCollect(t, env, CollectOptions{Grace: time.Hour, indexFloor: 1})
+	x.record(t)
+	mustCollect(t, env, CollectOptions{MaxUnused: 1, indexFloor: 1}) // deletes what was condemned
+	random(rng, extra.data)
+	forget(t, env, mustBackup(t, env, extra, BackupOptions{}).Image)
+	mustCollect(t, env, CollectOptions{Grace: time.Hour, MaxUnused: 1, indexFloor: 1})
 	// A note of a damaged record that is whole again elsewhere.
 	f := footers(t, env.Repo, segment.Data)[0]
 	if err := env.Repo.NoteDamage(ctx, []image.ID{f.Records[0].ID}, []image.Location{{Segment: f.ID}}); err != nil {
@@ -136,14 +146,16 @@ func exhibitIn(t *testing.T, env *Env, unlock *keys.Credentials) *exhibit {
 	if _, err := env.Catalog.Sync(ctx, env.Repo, nil); err != nil {
 		t.Fatal(err)
 	}
-	err = env.Repo.Store.List(ctx, "", func(o store.Info) error {
-		x.objects[o.Name], err = env.Repo.Store.Get(ctx, o.Name, 1<<30)
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
+	x.record(t)
+	maps.Copy(x.objects, x.past)
+	for name := range x.past {
+		if _, err := env.Repo.Store.Head(ctx, name); errors.Is(err, store.ErrNotFound) {
+			delete(x.objects, name)
+		} else {
+			delete(x.past, name)
+		}
 	}
-	for prefix, n := range map[string]int{"config": 1, "keys/": 1, "segments/": 6, "images/": 6, "leases/": 1, "trash/images/": 2, "trash/segments/": 1, "trash/damaged/": 1, "pins/": 1, "verified/": 1} {
+	for prefix, n := range map[string]int{"config": 1, "keys/": 1, "segments/": 6, "images/": 6, "leases/": 1, "trash/images/": 2, "trash/segments/": 1, "trash/damaged/": 1, "pins/": 1, "verified/": 1, "index/footers/": 1, "index/moves/": 1} {
 		if got := len(x.names(prefix)); got < n {
 			t.Fatalf("%d objects %s, want %d or more: %q", got, prefix, n, x.names(""))
 		}
@@ -179,6 +191,18 @@ func agentOf(t *testing.T, env *Env) *Env {
 	agent := envOf(t, &r)
 	agent.Host = env.Host
 	return agent
+}
+
+// record keeps all objects that are there now.
+func (x *exhibit) record(t *testing.T) {
+	t.Helper()
+	err := x.env.Repo.Store.List(context.Background(), "", func(o store.Info) (err error) {
+		x.past[o.Name], err = x.env.Repo.Store.Get(context.Background(), o.Name, 1<<30)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 func (x *exhibit) names(prefix string) []string {
@@ -272,8 +296,13 @@ func (x *exhibit) restoreAll(env *Env, changes map[string][]byte) (lost bool, er
 	if err != nil {
 		return true, fmt.Errorf("list: %w", err)
 	}
+	count := len(images)
 	for _, m := range images {
 		want, ok := x.want[m.ID]
+		if !ok {
+			want, ok = x.pruned[m.ID]
+			count--
+		}
 		if !ok {
 			return true, fmt.Errorf("an image %s was never made", m.ID)
 		}
@@ -288,7 +317,7 @@ func (x *exhibit) restoreAll(env *Env, changes map[string][]byte) (lost bool, er
 		}
 		lost = lost || err != nil
 	}
-	return lost || len(images) != len(x.want), nil
+	return lost || count != len(x.want), nil
 }
 
 func says(err error, changes map[string][]byte) bool {
@@ -380,7 +409,7 @@ func TestEveryTruncationOfARepository(t *testing.T) {
 
 func TestTruncationsOfASealedRepository(t *testing.T) {
 	sweep(t)
-	cutEverywhere(t, newSealedExhibit(t), 4)
+	cutEverywhere(t, newSealedExhibit(t), 6)
 }
 
 // cutEverywhere tries every nth cut of each object, all if long.
@@ -424,7 +453,7 @@ func deleteAndSwap(t *testing.T, x *exhibit) {
 	rng := seeded(t, 22)
 	for i, a := range all {
 		for j, b := range all {
-			if i >= j || !long() && rng.IntN(6) > 0 {
+			if i >= j || !long() && rng.IntN(10) > 0 {
 				continue
 			}
 			x.mustTry(t, fmt.Sprintf("%s and %s swapped", a, b), map[string][]byte{a: x.objects[b], b: x.objects[a]})
@@ -432,10 +461,33 @@ func deleteAndSwap(t *testing.T, x *exhibit) {
 	}
 }
 
+func TestObjectsOfThePastAreOfNoUse(t *testing.T) {
+	sweep(t)
+	// What was there once is put back: by itself, and in the place of each newer
+	// object of its kind.
+	for _, x := range []*exhibit{newExhibit(t), newSealedExhibit(t)} {
+		tried := 0
+		for _, name := range sortedKeys(x.past) {
+			tried++
+			lost := x.mustTry(t, name+" put back", map[string][]byte{name: x.past[name]})
+			if lost {
+				t.Errorf("%s put back: images are lost", name)
+			}
+			kind := name[:strings.LastIndex(name, "/")+1]
+			for i, now := range x.names(kind) {
+				if i == 0 || long() {
+					x.mustTry(t, name+" in the place of "+now, map[string][]byte{now: x.past[name]})
+				}
+			}
+		}
+		t.Logf("%d objects of the past", tried)
+	}
+}
+
 func TestObjectsOfAnotherRepositoryAreRefused(t *testing.T) {
 	sweep(t)
 	x, y := newExhibit(t), newExhibit(t)
-	for _, prefix := range []string{"segments/", "images/", "leases/", "trash/images/", "trash/segments/", "trash/damaged/"} {
+	for _, prefix := range []string{"segments/", "images/", "leases/", "trash/images/", "trash/segments/", "trash/damaged/", "index/footers/", "index/moves/", "pins/", "verified/"} {
 		ours, theirs := x.names(prefix), y.names(prefix)
 		for i := range min(len(ours), len(theirs)) {
 			x.mustTry(t, ours[i]+" of another repository", map[string][]byte{ours[i]: y.objects[theirs[i]]})

@@ -17,7 +17,6 @@ import (
 	"time"
 
 	"platter/catalog"
-	"platter/image"
 	"platter/image/keys"
 	"platter/image/repo"
 	"platter/image/store/dir"
@@ -32,20 +31,18 @@ import (
 // of which opens it.
 const golden = "../../image/testdata/golden"
 
-// TestGoldenWrite makes a new golden repository, v1-plain or with
-// PLATTER_TEST_XXH8=1 v1-xxh8, when PLATTER_TEST_GOLDEN=write asks for it, and
-// v1-sealed when it says sealed. One that is there is never replaced.
+// TestGoldenWrite makes a new golden repository, v1-plain-moved, when
+// PLATTER_TEST_GOLDEN=write asks for it, and v1-sealed-moved when it says sealed:
+// like v1-plain, v1-sealed and v1-xxh8, and besides with indexes and with records
+// that were moved. One that is there is never replaced.
 func TestGoldenWrite(t *testing.T) {
-	name := "v1-plain"
-	if algorithm() == image.IDAlgorithm8 {
-		name = "v1-xxh8"
-	}
+	name := "v1-plain-moved"
 	var x *exhibit
 	switch os.Getenv("PLATTER_TEST_GOLDEN") {
 	case "write":
 		x = newExhibit(t)
 	case "sealed":
-		name = "v1-sealed"
+		name = "v1-sealed-moved"
 		x = newSealedExhibit(t)
 	default:
 		t.Skip("set PLATTER_TEST_GOLDEN=write or sealed to make a golden repository")
@@ -116,16 +113,23 @@ func goldenKeys(t *testing.T, name string) map[string]*keys.Credentials {
 }
 
 func TestGoldenSealedRepositoryOpensWithEachOfItsKeys(t *testing.T) {
-	st := inMemory(t, "v1-sealed")
-	for file, k := range goldenKeys(t, "v1-sealed") {
+	for _, name := range []string{"v1-sealed", "v1-sealed-moved"} {
+		sealedGolden(t, name)
+	}
+}
+
+func sealedGolden(t *testing.T, name string) {
+	t.Helper()
+	st := inMemory(t, name)
+	for file, k := range goldenKeys(t, name) {
 		r, err := repo.Unlock(context.Background(), st, k)
 		if err != nil {
 			t.Errorf("%s: %v", file, err)
 			continue
 		}
-		checkGolden(t, "v1-sealed", &Env{Repo: r, Memory: 8 << 20, Host: "host"})
+		checkGolden(t, name, &Env{Repo: r, Memory: 8 << 20, Host: "host"})
 	}
-	agent := must(os.ReadFile(filepath.Join(golden, "v1-sealed", "agent-key")))
+	agent := must(os.ReadFile(filepath.Join(golden, name, "agent-key")))
 	r, err := repo.Unlock(context.Background(), st, &keys.Credentials{KeyFile: agent})
 	if err != nil || r.Keys.CanRead() {
 		t.Fatalf("the agent's key: %v, reads %v", err, r.Keys.CanRead())
@@ -284,6 +288,10 @@ func TestGoldenRepositoriesOpenAsDirectories(t *testing.T) {
 			if !kinds[k] {
 				t.Errorf("%s holds no %s", name, k)
 			}
+		}
+		attested := slices.ContainsFunc(filesBelow(t, path), func(o string) bool { return strings.HasPrefix(o, "attest/") })
+		if strings.HasSuffix(name, "-moved") && (!kinds["index"] || strings.Contains(name, "sealed") && !attested) {
+			t.Errorf("%s holds no index, moves or attestations: %v", name, kinds)
 		}
 	}
 }
