@@ -88,7 +88,9 @@ func (w *world) draw(rng *rand.Rand, volume string) *disk {
 // advance moves true time, the store's clock and those of all machines on.
 func (s *schedule) advance(d time.Duration) {
 	time.Sleep(d) // in the bubble, where that takes no time
+	s.mu.Lock()
 	s.elapsed += d
+	s.mu.Unlock()
 	s.under.Advance(d)
 	for _, p := range s.processes {
 		m := p.machine
