@@ -203,6 +203,9 @@ func overwrite(g *gate, kind, name string, f func() error) (bool, error) {
 // not any more, others are tried, and the one that does is told, to be written
 // down; PLATTER_TEST_LONG looks for it anew.
 func TestSchedulesCatchBrokenPrograms(t *testing.T) {
+	if testing.Short() {
+		t.Skip("schedules repeat only without the race detector, which shuffles goroutines")
+	}
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	for _, m := range mutants() {
 		t.Run(strings.ReplaceAll(m.name, " ", "-"), func(t *testing.T) {

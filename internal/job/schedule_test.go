@@ -88,6 +88,20 @@ func (p *process) step(kind, name string) (after bool, err error) {
 	return false, err
 }
 
+// waiting returns the requests so far: a renewal may be coming.
+func (p *process) waiting() []*request {
+	p.s.mu.Lock()
+	defer p.s.mu.Unlock()
+	return p.pending
+}
+
+// none forgets the requests.
+func (p *process) none() {
+	p.s.mu.Lock()
+	defer p.s.mu.Unlock()
+	p.pending = nil
+}
+
 // errUnheard makes an operation the last of its process, with its effect.
 var errUnheard = errors.New("died before the answer")
 
@@ -120,10 +134,10 @@ func (s *schedule) play() {
 				p.pid, p.done = -1, true
 			}
 			p.dead = true
-			for _, r := range p.pending {
+			for _, r := range p.waiting() {
 				r.turn <- errDead
 			}
-			p.pending = nil
+			p.none()
 		}
 		synctest.Wait()
 	}
@@ -201,7 +215,7 @@ func (s *schedule) stop(p *process) {
 func (s *schedule) nap(p *process) {
 	const most = repo.LeaseTTL/2 - 2*time.Minute
 	d := most - (s.elapsed - p.renewed)
-	if !s.calm || p.done || p.stopped > s.elapsed || d < 0 || slices.ContainsFunc(p.pending, p.renews) {
+	if !s.calm || p.done || p.stopped > s.elapsed || d < 0 || slices.ContainsFunc(p.waiting(), p.renews) {
 		return
 	}
 	s.note(p.name, "naps")
@@ -242,7 +256,7 @@ func (s *schedule) renewals() {
 	for again := true; again; {
 		again = false
 		for _, p := range s.processes {
-			for i, r := range p.pending {
+			for i, r := range p.waiting() {
 				if p.stopped > s.elapsed || !p.renews(r) {
 					continue
 				}
@@ -261,7 +275,7 @@ func (p *process) renews(r *request) bool {
 
 // choose draws who is next; nil when nobody can.
 func (s *schedule) choose() *process {
-	can := func(p *process) bool { return len(p.pending) > 0 && p.stopped <= s.elapsed }
+	can := func(p *process) bool { return len(p.waiting()) > 0 && p.stopped <= s.elapsed }
 	if p := s.next(func(p *process) bool { return can(p) && p.stalled <= s.steps }); p != nil {
 		return p
 	}
@@ -294,7 +308,7 @@ func (s *schedule) next(can func(*process) bool) *process {
 // rest is for when nobody can go on: time passes until one can.
 func (s *schedule) rest() bool {
 	for _, p := range s.processes {
-		if p.stopped > s.elapsed && len(p.pending) > 0 {
+		if p.stopped > s.elapsed && len(p.waiting()) > 0 {
 			s.wait(min(p.stopped-s.elapsed, 3*time.Minute))
 			return true
 		}
@@ -314,12 +328,14 @@ func (s *schedule) rest() bool {
 // pass lets a process do its next operation, or die of it.
 func (s *schedule) pass(p *process) {
 	s.advance(time.Duration(s.rng.Int64N(int64(200 * time.Millisecond))))
-	s.grant(p, s.rng.IntN(len(p.pending)))
+	s.grant(p, s.rng.IntN(len(p.waiting())))
 }
 
 func (s *schedule) grant(p *process, i int) {
+	s.mu.Lock()
 	r := p.pending[i]
 	p.pending = append(p.pending[:i:i], p.pending[i+1:]...)
+	s.mu.Unlock()
 	p.ops++
 	s.steps++
 	if p.ops == p.dies {
@@ -349,10 +365,10 @@ func (s *schedule) kill(p *process, r *request) {
 	} else {
 		r.turn <- errDead
 	}
-	for _, other := range p.pending {
+	for _, other := range p.waiting() {
 		other.turn <- errDead
 	}
-	p.pending = nil
+	p.none()
 	synctest.Wait()
 	if p.revives {
 		again := *p
