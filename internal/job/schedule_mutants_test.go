@@ -78,13 +78,13 @@ func mutants() []*mutant {
 	}
 	return []*mutant{
 		{seed: 81, name: "a collector does not look at leases and images again", instead: watching, listed: only("collect", secondLook)},
-		{seed: 14, name: "a collector deletes past older leases, and backups die before they look again", instead: fatal, listed: only("collect", func(g *gate, prefix, _ string, page []store.Info) []store.Info {
+		{seed: 153, name: "a collector deletes past older leases, and backups die before they look again", instead: fatal, listed: only("collect", func(g *gate, prefix, _ string, page []store.Info) []store.Info {
 			if prefix == "leases/" && g.p.memo().frozen {
 				return nil
 			}
 			return page
 		})},
-		{seed: 1, name: "a collector sees no leases", listed: only("collect", func(_ *gate, prefix, _ string, page []store.Info) []store.Info {
+		{seed: 101, name: "a collector sees no leases", listed: only("collect", func(_ *gate, prefix, _ string, page []store.Info) []store.Info {
 			if prefix == "leases/" {
 				return nil
 			}
@@ -96,7 +96,7 @@ func mutants() []*mutant {
 			}
 			return slices.DeleteFunc(page, func(o store.Info) bool { return strings.HasSuffix(o.Name, "3") })
 		})},
-		{seed: 245, name: "a collector publishes nothing", instead: unpublished},
+		{seed: 473, name: "a collector publishes nothing", instead: unpublished},
 		{seed: 9, name: "leases count as expired too soon", skew: map[string]time.Duration{"collect": repo.LeaseTTL + time.Minute}},
 		{seed: 4, name: "leases are not renewed", noTicks: true},
 		{seed: 3, name: "a backup's lease is gone before its image is there, and backups die before they look again", instead: earlyRelease},
@@ -106,7 +106,7 @@ func mutants() []*mutant {
 			}
 			return time.Hour + p.s.elapsed
 		}},
-		{seed: 14, name: "a backup takes condemned segments for good", got: forgiving},
+		{seed: 138, name: "a backup takes condemned segments for good", got: forgiving},
 		{seed: 1, name: "a manifest is there before its segments are durable", late: "backup"},
 		{seed: 1, name: "prune leaves no tombstone", instead: skip("prune", "put", "trash/images/")},
 		{seed: 29, name: "a name that is taken is written to again", instead: overwrite},
