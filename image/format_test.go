@@ -41,13 +41,13 @@ func TestGoldenRepositoriesAreAsSpecified(t *testing.T) {
 	}
 	for _, e := range list {
 		t.Run(e.Name(), func(t *testing.T) {
-			d := &decoder{T: t, objects: map[string][]byte{}, places: map[string][]place{}, segments: map[string][]record{}, kinds: map[string]int{}, signers: map[string]byte{}}
+			d := &decoder{T: t, objects: map[string][]byte{}, places: map[string][]place{}, segments: map[string][]record{}, moved: map[string][]move{}, kinds: map[string]int{}, signers: map[string]byte{}}
 			d.load(filepath.Join(goldenDir, e.Name(), "repo"))
 			d.config(filepath.Join(goldenDir, e.Name()))
 			for name := range d.objects {
 				d.object(name)
 			}
-			for _, kind := range []string{"config", "keys", "segment 1", "segment 2", "images", "leases", "tombstones", "condemned", "damaged", "pins", "verified"} {
+			for _, kind := range []string{"config", "keys", "segment 1", "segment 2", "images", "leases", "tombstones", "condemned", "damaged", "pins", "verified", "index of moves"} {
 				if d.kinds[kind] == 0 {
 					t.Errorf("no %s", kind)
 				}
@@ -74,9 +74,17 @@ type decoder struct {
 	signers    map[string]byte     // rights by public key, of who signed anything
 	places     map[string][]place  // of blocks and pages by ID
 	segments   map[string][]record // by ID
+	moved      map[string][]move   // by ID of the segment they were in
 	kinds      map[string]int
 	manifests  []manifest
 	hinted     int
+}
+
+// A move is of count records from the first on, to another segment.
+type move struct {
+	first, count int
+	to           string
+	at           int
 }
 
 type place struct {
@@ -145,6 +153,14 @@ func zero(p []byte) bool { return len(bytes.Trim(p, "\x00")) == 0 }
 
 // open takes a small object out of its envelope.
 func (d *decoder) open(name, kind string, v any) (digest string) {
+	payload, digest := d.payload(name, kind)
+	if err := json.Unmarshal(payload, v); err != nil {
+		d.Fatalf("%s: %v", name, err)
+	}
+	return digest
+}
+
+func (d *decoder) payload(name, kind string) (payload []byte, digest string) {
 	b := d.objects[name]
 	const tail = 104 + 64 + 32
 	d.want(len(b) >= 56+tail, "%s: %d bytes", name, len(b))
@@ -167,14 +183,11 @@ func (d *decoder) open(name, kind string, v any) (digest string) {
 	inner := keyed(key, length, []byte(name), b[:len(b)-96])
 	rights := d.signed(name, b[len(b)-tail:][:104], b[len(b)-96:][:64], join([]byte("platter 2026 object signature"), inner))
 	d.want(!d.sealed || kind == "MANI" || kind == "LEAS" || kind == "TOMB" || kind == "DAMG" || rights&2 != 0, "%s: signed with rights %d", name, rights)
-	payload := b[56 : 56+n]
+	payload = b[56 : 56+n]
 	if protection == 1 {
 		payload = d.decrypt(name, derive("platter 2026 object", join(d.structure, b[24:56])), make([]byte, 12), payload, nil)
 	}
-	if err := json.Unmarshal(payload, v); err != nil {
-		d.Fatalf("%s: %v", name, err)
-	}
-	return hex.EncodeToString(sum)
+	return payload, hex.EncodeToString(sum)
 }
 
 // signed checks a signature and returns the rights of who made it.
@@ -408,20 +421,20 @@ func (d *decoder) object(name string) {
 		d.kinds["tombstones"]++
 	case is("pins/" + id):
 		var p struct {
-			Image, Volume, Reason, By, Time string
-			Seq                             uint64
+			Manifest, Image, Volume, Reason, By, Time string
+			Seq                                       uint64
 		}
 		d.open(name, "PINS", &p)
-		d.want(len(p.Image) == 32 && p.Seq > 0 && p.Volume != "" && p.Reason != "" && p.By != "" && p.Time != "", "%s: %+v", name, p)
+		d.want(strings.HasPrefix(p.Manifest, "images/") && len(p.Image) == 32 && p.Seq > 0 && p.Volume != "" && p.Reason != "" && p.By != "" && p.Time != "", "%s: %+v", name, p)
 		d.kinds["pins"]++
 	case is("verified/" + id):
 		var v struct {
-			Images []struct{ Image, Structure, Data, Damaged string }
+			Images []struct{ Manifest, Structure, Data, Damaged string }
 		}
 		d.open(name, "VERI", &v)
 		d.want(len(v.Images) > 0, "%s: %+v", name, v)
 		for _, c := range v.Images {
-			d.want(len(c.Image) == 32 && c.Data != "", "%s: %+v", name, v)
+			d.want(strings.HasPrefix(c.Manifest, "images/") && c.Structure+c.Data+c.Damaged != "", "%s: %+v", name, v)
 		}
 		d.kinds["verified"]++
 	case is("trash/segments/" + seq):
@@ -436,8 +449,11 @@ func (d *decoder) object(name string) {
 		}
 		d.open(name, "COND", &c)
 		d.want(name == fmt.Sprintf("trash/segments/%016x", c.Epoch) && len(c.Segments) > 0 && len(c.Seen) > 0, "%s: %+v", name, c)
+		later := fmt.Sprintf("trash/segments/%016x", c.Epoch+1)
 		for _, s := range c.Segments {
-			d.want(len(d.objects["segments/"+s.Segment[:2]+"/"+s.Segment]) == s.Size && s.Epoch <= c.Epoch, "%s: %+v", name, s)
+			there := len(d.objects["segments/"+s.Segment[:2]+"/"+s.Segment])
+			// What an older list names may be deleted by now.
+			d.want((there == s.Size || there == 0 && d.objects[later] != nil) && s.Epoch <= c.Epoch, "%s: %+v", name, s)
 		}
 		d.kinds["condemned"]++
 	case is("trash/damaged/" + id):
@@ -464,9 +480,55 @@ func (d *decoder) object(name string) {
 		}
 		d.want(len(a.Segments) > 0, "%s is empty", name)
 		d.kinds["attested"]++
+	case is("index/footers/" + id):
+		d.ends(name)
+		d.kinds["index of footers"]++
+	case is("index/moves/" + id):
+		d.moves(name)
+		d.kinds["index of moves"]++
 	default:
 		d.Fatalf("%s: an object of no known name", name)
 	}
+}
+
+// ends reads an index of the ends of segments.
+func (d *decoder) ends(name string) {
+	b, _ := d.payload(name, "INDX")
+	le, n := binary.LittleEndian, int(binary.LittleEndian.Uint32(b))
+	entries, ends := b[4:4+24*n], b[4+24*n:]
+	last := make([]byte, 16)
+	for ; len(entries) > 0; entries = entries[24:] {
+		id, size, footer := entries[:16], int(le.Uint32(entries[16:]))*4096, int(le.Uint32(entries[20:]))
+		d.want(bytes.Compare(last, id) < 0, "%s: %x after %x", name, id, last)
+		last = id
+		if s := d.objects[fmt.Sprintf("segments/%x/%x", id[:1], id)]; s != nil {
+			d.want(len(s) == size && bytes.Contains(s, ends[:footer]) && bytes.HasSuffix(s, ends[footer:footer+512]), "%s: end of segment %x", name, id)
+		}
+		ends = ends[footer+512:]
+	}
+	d.want(len(ends) == 0, "%s: %d bytes too many", name, len(ends))
+}
+
+// moves reads where records went.
+func (d *decoder) moves(name string) {
+	b, _ := d.payload(name, "MOVE")
+	le := binary.LittleEndian
+	targets, n := int(le.Uint32(b)), int(le.Uint32(b[4:]))
+	entries, runs := b[8+16*targets:][:20*n], b[8+16*targets+20*n:]
+	last := make([]byte, 16)
+	for ; len(entries) > 0; entries = entries[20:] {
+		d.want(bytes.Compare(last, entries[:16]) < 0 && le.Uint32(entries[16:]) > 0, "%s: %x after %x", name, entries[:20], last)
+		last = entries[:16]
+		next := uint32(0)
+		for range le.Uint32(entries[16:]) {
+			first, length, to := le.Uint32(runs), uint32(le.Uint16(runs[4:]))+1, int(le.Uint16(runs[6:]))
+			d.want(first >= next && to < targets, "%s: run %x", name, runs[:12])
+			d.moved[hex.EncodeToString(last)] = append(d.moved[hex.EncodeToString(last)],
+				move{int(first), int(length), hex.EncodeToString(b[8+16*to:][:16]), int(le.Uint32(runs[8:]))})
+			next, runs = first+length, runs[12:]
+		}
+	}
+	d.want(len(runs) == 0, "%s: %d bytes too many", name, len(runs))
 }
 
 func (d *decoder) manifestName(m manifest) string {
@@ -670,12 +732,28 @@ func (d *decoder) hints(b []byte) (ids [128]string) {
 	for ; len(list) > 0; list = list[8:] {
 		first, n, s := int(list[0]), int(list[1])+1, int(list[2])
 		d.want(first+n <= 128 && s < segments && list[3] == 0, "run %x", list[:8])
-		in := d.segments[hex.EncodeToString(table[16*s:16*s+16])]
 		for i := range n {
-			if r := int(binary.LittleEndian.Uint32(list[4:])) + i; r < len(in) {
-				ids[first+i] = in[r].id
-			}
+			ids[first+i] = d.led(hex.EncodeToString(table[16*s:16*s+16]), int(binary.LittleEndian.Uint32(list[4:]))+i)
 		}
 	}
 	return ids
+}
+
+// led returns the ID of a record, wherever it was moved to.
+func (d *decoder) led(segment string, n int) string {
+	for range 1 + len(d.moved) {
+		if in := d.segments[segment]; in != nil {
+			if n < len(in) {
+				return in[n].id
+			}
+			return ""
+		}
+		for _, m := range d.moved[segment] {
+			if n >= m.first && n < m.first+m.count {
+				segment, n = m.to, m.at+n-m.first
+				break
+			}
+		}
+	}
+	return ""
 }

@@ -72,6 +72,8 @@ func (s *Store) refused(resp *minio.ErrorResponse, a *answer) error {
 		return kind(ErrNoBucket)
 	case is("QuotaExceeded", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded") || status == http.StatusInsufficientStorage:
 		return kind(store.ErrFull)
+	case status == http.StatusNotFound && is("NoSuchKey") && (a.method == http.MethodPut || a.method == http.MethodPost):
+		f.Again, f.Doubt = true, true // a write looks for no object
 	case status == http.StatusNotFound && is("NoSuchKey"):
 		return kind(store.ErrNotFound)
 	case status == http.StatusPreconditionFailed && (a.method == http.MethodPut || a.method == http.MethodPost):

@@ -234,3 +234,20 @@ func TestDeleteThatNeverArrivesIsNoSuccess(t *testing.T) {
 		}
 	}
 }
+
+// "Not there" in answer to a write is nonsense, however often it comes.
+func TestWriteThatIsAnsweredNotFoundIsSentAgain(t *testing.T) {
+	t.Parallel()
+	server := s3test.Start(t)
+	proxy := server.Proxy(t)
+	s := hasty(t, proxy.URL, "write-not-found", time.Minute)
+	for range 4 { // one request each
+		proxy.Fail(s3test.Rule{Method: "PUT", Nth: 1, Fault: s3test.StaleNotFound})
+	}
+	if err := s.Put(t.Context(), "new", content(1)); err != nil {
+		t.Fatal(err)
+	}
+	if what := holds(t, open(t, server.Config("write-not-found")), "new", content(1)); what != "" {
+		t.Error(what)
+	}
+}

@@ -137,7 +137,12 @@ func (s *Store) holds(ctx context.Context, u *upload) (bool, error) {
 	var a answer
 	got, _, _, err := s.core.GetObject(a.watch(ctx), s.config.Bucket, s.key(u.name), minio.GetObjectOptions{})
 	if err != nil {
-		return false, s.failure(err, &a)
+		err = s.failure(err, &a)
+		if errors.Is(err, store.ErrNotFound) {
+			// It was there a moment ago: one of both answers was an old one.
+			return false, &retry.Failure{Cause: fmt.Errorf("%s: seen, and then not found: %s", s.Location(), err), Again: true, Doubt: true}
+		}
+		return false, err
 	}
 	defer got.Close()
 	want := newBody(ctx, u.parts, nil)
