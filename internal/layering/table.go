@@ -30,10 +30,12 @@ func Table() []Layer {
 		{"block/...", "block block/snapshot block/command block/nbd block/qmp", "one method of taking them each, and what they need"},
 
 		{"cbt", "block block/snapshot", "what changed since a generation"},
+		{"cbt/xmllist", "", "lists of the tools of thin provisioning"},
+		{"cbt/thin", "cbt cbt/xmllist block/...", "a tracker that such a tool tells"},
 		{"cbt/...", "cbt block/...", "one tracker each"},
 		{"cbt/live", "cbt cbt/trace block/...", "views of what nothing holds still, made by a tracker"},
 
-		{"cbt/era", "cbt cbt/live cbt/trace block/...", "a tracker whose views another may make"},
+		{"cbt/era", "cbt cbt/live cbt/trace cbt/xmllist block/...", "a tracker whose views another may make"},
 
 		{"image", "block", "what a backup is: block ID, map, manifest"},
 		{"image/store", "", "where objects live"},
