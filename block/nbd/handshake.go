@@ -6,47 +6,8 @@ import (
 	"fmt"
 	"io"
 	"math"
-)
 
-// Numbers of the protocol.
-const (
-	magicInit       = 0x4e42444d41474943 // "NBDMAGIC"
-	magicOption     = 0x49484156454f5054 // "IHAVEOPT"
-	magicReply      = 0x0003e889045565a9
-	magicRequest    = 0x25609513
-	magicSimple     = 0x67446698
-	magicStructured = 0x668e33ef
-
-	handshakeFixed    = 1 // flags of both sides
-	handshakeNoZeroes = 2
-
-	optGo         = 7
-	optStructured = 8
-	optSetContext = 10
-
-	repAck        = 1
-	repInfo       = 3
-	repContext    = 4
-	repError      = 1 << 31
-	repUnsup      = repError + 1
-	infoExport    = 0
-	infoBlockSize = 3
-
-	flagReadOnly = 1 << 1
-
-	cmdRead       = 0
-	cmdDisconnect = 2
-	cmdStatus     = 7
-
-	chunkNone        = 0
-	chunkData        = 1
-	chunkHole        = 2
-	chunkStatus      = 5
-	chunkError       = 1<<15 + 1
-	chunkErrorOffset = 1<<15 + 2
-	chunkDone        = 1 // flag
-
-	errIO = 5
+	"platter/block/nbd/protocol"
 )
 
 // Bounds, in bytes.
@@ -66,14 +27,14 @@ func (c *Client) greet(o Options) error {
 	if _, err := io.ReadFull(c.conn, hello[:]); err != nil {
 		return fmt.Errorf("wait for the server's first words: %w", err)
 	}
-	if big.Uint64(hello[:]) != magicInit || big.Uint64(hello[8:]) != magicOption {
+	if big.Uint64(hello[:]) != protocol.MagicInit || big.Uint64(hello[8:]) != protocol.MagicOption {
 		return fmt.Errorf("it begins with %q: %w", hello[:], ErrProtocol)
 	}
 	flags := big.Uint16(hello[16:])
-	if flags&handshakeFixed == 0 {
+	if flags&protocol.HandshakeFixed == 0 {
 		return fmt.Errorf("no fixed newstyle handshake (flags %#x): %w", flags, errors.ErrUnsupported)
 	}
-	mine := uint32(handshakeFixed | flags&handshakeNoZeroes)
+	mine := uint32(protocol.HandshakeFixed | flags&protocol.HandshakeNoZeroes)
 	if _, err := c.conn.Write(big.AppendUint32(nil, mine)); err != nil {
 		return err
 	}
@@ -88,7 +49,7 @@ func (c *Client) greet(o Options) error {
 // askContexts asks for kinds of block status, which come by structured replies
 // only. A server that has none is let be.
 func (c *Client) askContexts(o Options) error {
-	err := c.option(optStructured, nil, func(uint32, []byte) error { return ErrProtocol })
+	err := c.option(protocol.OptStructured, nil, func(uint32, []byte) error { return ErrProtocol })
 	if refused := (*refusal)(nil); errors.As(err, &refused) {
 		return nil
 	}
@@ -103,8 +64,8 @@ func (c *Client) askContexts(o Options) error {
 		body = text(body, name)
 		asked[name] = true
 	}
-	err = c.option(optSetContext, body, func(kind uint32, b []byte) error {
-		if kind != repContext || len(b) < 4 {
+	err = c.option(protocol.OptSetContext, body, func(kind uint32, b []byte) error {
+		if kind != protocol.RepContext || len(b) < 4 {
 			return ErrProtocol
 		}
 		if name := string(b[4:]); asked[name] {
@@ -112,7 +73,7 @@ func (c *Client) askContexts(o Options) error {
 		}
 		return nil
 	})
-	if refused := (*refusal)(nil); errors.As(err, &refused) && refused.kind == repUnsup {
+	if refused := (*refusal)(nil); errors.As(err, &refused) && refused.kind == protocol.RepUnsup {
 		return nil
 	}
 	return err
@@ -122,19 +83,19 @@ func (c *Client) askContexts(o Options) error {
 func (c *Client) enter(export string) error {
 	body := text(nil, export)
 	body = big.AppendUint16(body, 1) // what else is wanted
-	body = big.AppendUint16(body, infoBlockSize)
+	body = big.AppendUint16(body, protocol.InfoBlockSize)
 	known := false
-	err := c.option(optGo, body, func(kind uint32, b []byte) error {
-		if kind != repInfo || len(b) < 2 {
+	err := c.option(protocol.OptGo, body, func(kind uint32, b []byte) error {
+		if kind != protocol.RepInfo || len(b) < 2 {
 			return ErrProtocol
 		}
 		switch info := b[2:]; big.Uint16(b) {
-		case infoExport:
+		case protocol.InfoExport:
 			if len(info) != 10 || big.Uint64(info) > math.MaxInt64 {
 				return ErrProtocol
 			}
 			c.size, c.flags, known = int64(big.Uint64(info)), big.Uint16(info[8:]), true
-		case infoBlockSize:
+		case protocol.InfoBlockSize:
 			if len(info) != 12 {
 				return ErrProtocol
 			}
@@ -167,12 +128,12 @@ type refusal struct {
 }
 
 func (r *refusal) Error() string {
-	return fmt.Sprintf("the server refuses (error %d): %s", r.kind&^uint32(repError), r.said)
+	return fmt.Sprintf("the server refuses (error %d): %s", r.kind&^uint32(protocol.RepError), r.said)
 }
 
 // option asks for an option and passes on the replies before the last.
 func (c *Client) option(number uint32, body []byte, each func(kind uint32, body []byte) error) error {
-	b := big.AppendUint64(nil, magicOption)
+	b := big.AppendUint64(nil, protocol.MagicOption)
 	b = big.AppendUint32(b, number)
 	b = big.AppendUint32(b, uint32(len(body)))
 	if _, err := c.conn.Write(append(b, body...)); err != nil {
@@ -183,9 +144,9 @@ func (c *Client) option(number uint32, body []byte, each func(kind uint32, body 
 		switch {
 		case err != nil:
 			return err
-		case kind == repAck:
+		case kind == protocol.RepAck:
 			return nil
-		case kind&repError != 0:
+		case kind&protocol.RepError != 0:
 			return &refusal{kind, fmt.Sprintf("%.200q", body)}
 		}
 		if err := each(kind, body); err != nil {
@@ -200,7 +161,7 @@ func (c *Client) optionReply(number uint32) (kind uint32, body []byte, err error
 		return 0, nil, fmt.Errorf("wait for a reply to option %d: %w", number, err)
 	}
 	length := big.Uint32(head[16:])
-	if big.Uint64(head[:]) != magicReply || big.Uint32(head[8:]) != number || length > mostReply {
+	if big.Uint64(head[:]) != protocol.MagicReply || big.Uint32(head[8:]) != number || length > mostReply {
 		return 0, nil, fmt.Errorf("reply %x to option %d: %w", head, number, ErrProtocol)
 	}
 	body = make([]byte, length)

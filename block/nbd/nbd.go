@@ -16,6 +16,7 @@ import (
 	"sync"
 
 	"platter/block"
+	"platter/block/nbd/protocol"
 )
 
 var (
@@ -104,7 +105,7 @@ func closed(conn net.Conn) error {
 func (c *Client) Size() int64 { return c.size }
 
 // ReadOnly reports whether the server lets nobody write to the export.
-func (c *Client) ReadOnly() bool { return c.flags&flagReadOnly != 0 }
+func (c *Client) ReadOnly() bool { return c.flags&protocol.FlagReadOnly != 0 }
 
 // Has reports whether the server knows a kind of block status.
 func (c *Client) Has(name string) bool {
@@ -125,7 +126,7 @@ func (c *Client) ReadAt(ctx context.Context, p []byte, off int64) (n int, err er
 	}
 	for n < len(want) {
 		part := want[n:min(len(want), n+int(c.most))]
-		if err := c.do(ctx, &request{command: cmdRead, off: off + int64(n), length: int64(len(part)), buf: part}); err != nil {
+		if err := c.do(ctx, &request{command: protocol.CmdRead, off: off + int64(n), length: int64(len(part)), buf: part}); err != nil {
 			return n, c.unreadable(err, block.Extent{Offset: off + int64(n), Length: int64(len(part))})
 		}
 		n += len(part)
@@ -138,7 +139,7 @@ func (c *Client) ReadAt(ctx context.Context, p []byte, off int64) (n int, err er
 
 // unreadable makes an error of the server's disk one of the device.
 func (c *Client) unreadable(err error, e block.Extent) error {
-	if said := (*serverError)(nil); errors.As(err, &said) && said.number == errIO {
+	if said := (*serverError)(nil); errors.As(err, &said) && said.number == protocol.ErrIO {
 		return &block.ReadError{Path: c.name, Extent: e, Err: err}
 	}
 	return fmt.Errorf("read NBD export %q at %d: %w", c.name, e.Offset, err)
@@ -176,7 +177,7 @@ func (c *Client) status(ctx context.Context, name string, e block.Extent) ([]Sta
 		return nil, fmt.Errorf("block status %s of NBD export %q: %w", name, c.name, ErrNoContext)
 	}
 	e.Length = min(e.Length, mostStatus, c.size-e.Offset)
-	r := &request{command: cmdStatus, off: e.Offset, length: e.Length, context: id}
+	r := &request{command: protocol.CmdStatus, off: e.Offset, length: e.Length, context: id}
 	if err := c.do(ctx, r); err != nil {
 		return nil, fmt.Errorf("block status %s of NBD export %q at %d: %w", name, c.name, e.Offset, err)
 	}
@@ -194,7 +195,7 @@ func (c *Client) status(ctx context.Context, name string, e block.Extent) ([]Sta
 
 // Close says goodbye and closes the connection.
 func (c *Client) Close() error {
-	_ = c.send(&request{command: cmdDisconnect}, 0) // it is over in any case
+	_ = c.send(&request{command: protocol.CmdDisconnect}, 0) // it is over in any case
 	err := closed(c.conn)
 	<-c.ended
 	return err

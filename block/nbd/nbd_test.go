@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"platter/block"
+	"platter/block/nbd/protocol"
 )
 
 // disk has data, holes and an odd tail.
@@ -198,34 +199,34 @@ func TestErrorsOfTheServer(t *testing.T) {
 // is asked, and never a crash or a wait without end.
 func FuzzServer(f *testing.F) {
 	hello := func(size uint64) []byte {
-		b := big.AppendUint64(nil, magicInit)
-		b = big.AppendUint64(b, magicOption)
-		b = big.AppendUint16(b, handshakeFixed)
+		b := big.AppendUint64(nil, protocol.MagicInit)
+		b = big.AppendUint64(b, protocol.MagicOption)
+		b = big.AppendUint16(b, protocol.HandshakeFixed)
 		reply := func(option, kind uint32, body []byte) {
-			b = big.AppendUint64(b, magicReply)
+			b = big.AppendUint64(b, protocol.MagicReply)
 			b = big.AppendUint32(big.AppendUint32(big.AppendUint32(b, option), kind), uint32(len(body)))
 			b = append(b, body...)
 		}
-		reply(optStructured, repAck, nil)
-		reply(optSetContext, repContext, append(big.AppendUint32(nil, 7), Allocation...))
-		reply(optSetContext, repAck, nil)
-		reply(optGo, repInfo, big.AppendUint16(big.AppendUint64(big.AppendUint16(nil, infoExport), size), 3))
-		reply(optGo, repAck, nil)
+		reply(protocol.OptStructured, protocol.RepAck, nil)
+		reply(protocol.OptSetContext, protocol.RepContext, append(big.AppendUint32(nil, 7), Allocation...))
+		reply(protocol.OptSetContext, protocol.RepAck, nil)
+		reply(protocol.OptGo, protocol.RepInfo, big.AppendUint16(big.AppendUint64(big.AppendUint16(nil, protocol.InfoExport), size), 3))
+		reply(protocol.OptGo, protocol.RepAck, nil)
 		return b
 	}
 	chunk := func(kind uint16, body []byte) []byte {
-		b := big.AppendUint16(big.AppendUint32(nil, magicStructured), chunkDone)
+		b := big.AppendUint16(big.AppendUint32(nil, protocol.MagicStructured), protocol.ChunkDone)
 		b = big.AppendUint64(big.AppendUint16(b, kind), 1)
 		return append(big.AppendUint32(b, uint32(len(body))), body...)
 	}
 	f.Add([]byte{})
 	f.Add(hello(1 << 20))
-	f.Add(append(hello(1<<20), chunk(chunkData, make([]byte, 8+4096))...))
-	f.Add(append(hello(1<<20), chunk(chunkData, big.AppendUint64(nil, 1<<63))...))
-	f.Add(append(hello(1<<20), chunk(chunkHole, big.AppendUint32(make([]byte, 8), 1<<31))...))
-	f.Add(append(hello(1<<20), chunk(chunkStatus, []byte{0, 0, 0, 7, 0, 16, 0, 0, 0, 0, 0, 3})...))
-	f.Add(append(hello(1<<20), chunk(chunkError, []byte{0, 0, 0, 5, 0, 2, 'n', 'o'})...))
-	f.Add(append(hello(1<<63-1), chunk(chunkNone, nil)...))
+	f.Add(append(hello(1<<20), chunk(protocol.ChunkData, make([]byte, 8+4096))...))
+	f.Add(append(hello(1<<20), chunk(protocol.ChunkData, big.AppendUint64(nil, 1<<63))...))
+	f.Add(append(hello(1<<20), chunk(protocol.ChunkHole, big.AppendUint32(make([]byte, 8), 1<<31))...))
+	f.Add(append(hello(1<<20), chunk(protocol.ChunkStatus, []byte{0, 0, 0, 7, 0, 16, 0, 0, 0, 0, 0, 3})...))
+	f.Add(append(hello(1<<20), chunk(protocol.ChunkError, []byte{0, 0, 0, 5, 0, 2, 'n', 'o'})...))
+	f.Add(append(hello(1<<63-1), chunk(protocol.ChunkNone, nil)...))
 	f.Fuzz(func(t *testing.T, said []byte) {
 		ours, theirs := net.Pipe()
 		go io.Copy(io.Discard, theirs)

@@ -9,6 +9,7 @@ import (
 	"io"
 
 	"platter/block"
+	"platter/block/nbd/protocol"
 )
 
 // A request is one that was sent, and what came back so far. It belongs to the
@@ -66,7 +67,7 @@ func (c *Client) do(ctx context.Context, r *request) error {
 }
 
 func (c *Client) send(r *request, cookie uint64) error {
-	b := big.AppendUint32(make([]byte, 0, 28), magicRequest)
+	b := big.AppendUint32(make([]byte, 0, 28), protocol.MagicRequest)
 	b = big.AppendUint16(b, 0)
 	b = big.AppendUint16(b, r.command)
 	b = big.AppendUint64(b, cookie)
@@ -117,9 +118,9 @@ func (c *Client) reply(in io.Reader) error {
 		return err
 	}
 	switch big.Uint32(head[:]) {
-	case magicSimple:
+	case protocol.MagicSimple:
 		return c.simple(in, big.Uint64(head[8:]), big.Uint32(head[4:]))
-	case magicStructured:
+	case protocol.MagicStructured:
 		if !c.replies {
 			return fmt.Errorf("a structured reply: %w", ErrProtocol)
 		}
@@ -148,9 +149,9 @@ func (c *Client) finish(cookie uint64, r *request) {
 	c.mu.Unlock()
 	switch {
 	case r.err != nil:
-	case r.command == cmdRead && r.got != r.length:
+	case r.command == protocol.CmdRead && r.got != r.length:
 		r.err = fmt.Errorf("%d bytes of %d came: %w", r.got, r.length, ErrProtocol)
-	case r.command == cmdStatus && len(r.status) == 0:
+	case r.command == protocol.CmdStatus && len(r.status) == 0:
 		r.err = fmt.Errorf("no block status came: %w", ErrProtocol)
 	}
 	close(r.done)
@@ -183,14 +184,14 @@ func (c *Client) chunk(in io.Reader, flags, kind uint16, cookie uint64, length i
 		return err
 	}
 	switch {
-	case kind == chunkNone && length == 0 && flags&chunkDone != 0:
-	case kind == chunkData && r.command == cmdRead && length > 8:
+	case kind == protocol.ChunkNone && length == 0 && flags&protocol.ChunkDone != 0:
+	case kind == protocol.ChunkData && r.command == protocol.CmdRead && length > 8:
 		err = r.data(in, length-8)
-	case kind == chunkHole && r.command == cmdRead && length == 12:
+	case kind == protocol.ChunkHole && r.command == protocol.CmdRead && length == 12:
 		err = r.hole(in)
-	case kind == chunkStatus && r.command == cmdStatus && length >= 12 && length%8 == 4 && length <= mostExtent:
+	case kind == protocol.ChunkStatus && r.command == protocol.CmdStatus && length >= 12 && length%8 == 4 && length <= mostExtent:
 		err = r.blockStatus(in, length)
-	case kind == chunkError && length >= 6 || kind == chunkErrorOffset && length >= 14:
+	case kind == protocol.ChunkError && length >= 6 || kind == protocol.ChunkErrorOffset && length >= 14:
 		err = r.serverError(in, length)
 	default:
 		err = ErrProtocol
@@ -198,7 +199,7 @@ func (c *Client) chunk(in io.Reader, flags, kind uint16, cookie uint64, length i
 	if err != nil {
 		return fmt.Errorf("chunk of type %d and %d bytes: %w", kind, length, err)
 	}
-	if flags&chunkDone != 0 {
+	if flags&protocol.ChunkDone != 0 {
 		c.finish(cookie, r)
 	}
 	return nil

@@ -25,7 +25,8 @@ func Table() []Layer {
 		{"block", "", "a disk: devices, extents, reads and writes"},
 		{"block/snapshot", "block", "still views of a disk"},
 		{"block/command", "", "tools of the system, run in one way"},
-		{"block/nbd", "block", "disks that servers offer"},
+		{"block/nbd/protocol", "", "the numbers that both ends know"},
+		{"block/nbd", "block block/nbd/protocol", "disks that servers offer"},
 		{"block/qmp", "", "words with a running QEMU"},
 		{"block/...", "block block/snapshot block/command block/nbd block/qmp", "one method of taking them each, and what they need"},
 

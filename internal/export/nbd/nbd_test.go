@@ -27,6 +27,7 @@ import (
 
 	"platter/block"
 	disks "platter/block/nbd"
+	"platter/block/nbd/protocol"
 	"platter/image"
 	"platter/image/reader"
 )
@@ -247,13 +248,13 @@ func TestReadersMayNotWrite(t *testing.T) {
 	d := &memory{data: disk(1 << 20)}
 	before := bytes.Clone(d.data)
 	c := dial(t, serve(t, &Server{Device: d}), true)
-	for _, kind := range []uint16{cmdWrite, cmdTrim, cmdWriteZeroes} {
+	for _, kind := range []uint16{protocol.CmdWrite, protocol.CmdTrim, protocol.CmdWriteZeroes} {
 		data := []byte(nil)
-		if kind == cmdWrite {
+		if kind == protocol.CmdWrite {
 			data = make([]byte, 4096)
 		}
-		if code := c.ask(0, kind, 0, 4096, data); code != errPerm {
-			t.Errorf("request %d: error %d, want %d", kind, code, errPerm)
+		if code := c.ask(0, kind, 0, 4096, data); code != protocol.ErrPerm {
+			t.Errorf("request %d: error %d, want %d", kind, code, protocol.ErrPerm)
 		}
 	}
 	if !bytes.Equal(d.data, before) {
@@ -266,13 +267,13 @@ func TestDamageIsToldToClientAndLog(t *testing.T) {
 		logged := make(chan error, 1)
 		s := &Server{Device: &memory{data: disk(1 << 20), bad: block.Extent{Offset: 65536, Length: 1}}, Log: func(err error) { logged <- err }}
 		c := dial(t, serve(t, s), structured)
-		if code := c.ask(cmdFlagDF*b(structured), cmdRead, 65536, 4096, nil); code != errIO {
-			t.Errorf("structured %v: error %d, want %d", structured, code, errIO)
+		if code := c.ask(protocol.CmdFlagDF*b(structured), protocol.CmdRead, 65536, 4096, nil); code != protocol.ErrIO {
+			t.Errorf("structured %v: error %d, want %d", structured, code, protocol.ErrIO)
 		}
 		if err := <-logged; !errors.Is(err, errBad) {
 			t.Errorf("logged %v", err)
 		}
-		if code := c.ask(cmdFlagDF*b(structured), cmdRead, 0, 4096, nil); code != 0 {
+		if code := c.ask(protocol.CmdFlagDF*b(structured), protocol.CmdRead, 0, 4096, nil); code != 0 {
 			t.Errorf("structured %v: error %d after a failed request", structured, code)
 		}
 	}
@@ -293,20 +294,20 @@ func TestRequestsThatCannotBeMeant(t *testing.T) {
 		length      uint32
 		want        uint32
 	}{
-		"read past the end":    {0, cmdRead, 1 << 20, 1, errInval},
-		"read across the end":  {0, cmdRead, 1<<20 - 1, 2, errInval},
-		"read that wraps":      {0, cmdRead, 1<<64 - 1, 2, errInval},
-		"negative offset":      {0, cmdRead, 1 << 63, 2, errInval},
-		"read of too much":     {0, cmdRead, 0, maxRequest + 1, errInval}, // beyond this disk, too,
-		"zero past the end":    {0, cmdWriteZeroes, 1 << 20, 1, errNoSpace},
-		"trim past the end":    {0, cmdTrim, 1 << 20, 1 << 31, errInval},
-		"unknown request":      {0, 99, 0, 0, errInval},
-		"unknown flag":         {1 << 9, cmdRead, 0, 1, errInval},
-		"status nobody chose":  {0, cmdStatus, 0, 4096, errInval},
-		"status of no length":  {0, cmdStatus, 0, 0, errInval},
-		"cache past the end":   {0, cmdCache, 1 << 20, 5, errInval},
-		"flush with odd range": {0, cmdFlush, 77, 5, 0},
-		"read of nothing":      {cmdFlagDF, cmdRead, 5, 0, 0},
+		"read past the end":    {0, protocol.CmdRead, 1 << 20, 1, protocol.ErrInval},
+		"read across the end":  {0, protocol.CmdRead, 1<<20 - 1, 2, protocol.ErrInval},
+		"read that wraps":      {0, protocol.CmdRead, 1<<64 - 1, 2, protocol.ErrInval},
+		"negative offset":      {0, protocol.CmdRead, 1 << 63, 2, protocol.ErrInval},
+		"read of too much":     {0, protocol.CmdRead, 0, maxRequest + 1, protocol.ErrInval}, // beyond this disk, too,
+		"zero past the end":    {0, protocol.CmdWriteZeroes, 1 << 20, 1, protocol.ErrNoSpace},
+		"trim past the end":    {0, protocol.CmdTrim, 1 << 20, 1 << 31, protocol.ErrInval},
+		"unknown request":      {0, 99, 0, 0, protocol.ErrInval},
+		"unknown flag":         {1 << 9, protocol.CmdRead, 0, 1, protocol.ErrInval},
+		"status nobody chose":  {0, protocol.CmdStatus, 0, 4096, protocol.ErrInval},
+		"status of no length":  {0, protocol.CmdStatus, 0, 0, protocol.ErrInval},
+		"cache past the end":   {0, protocol.CmdCache, 1 << 20, 5, protocol.ErrInval},
+		"flush with odd range": {0, protocol.CmdFlush, 77, 5, 0},
+		"read of nothing":      {protocol.CmdFlagDF, protocol.CmdRead, 5, 0, 0},
 	} {
 		if code := c.ask(q.flags, q.kind, q.off, q.length, nil); code != q.want {
 			t.Errorf("%s: error %d, want %d", name, code, q.want)
@@ -317,7 +318,7 @@ func TestRequestsThatCannotBeMeant(t *testing.T) {
 func TestBrokenClientsAreLeft(t *testing.T) {
 	socket := serve(t, &Server{Device: &memory{data: disk(1 << 20)}})
 	option := func(kind, length uint32, data []byte) []byte {
-		p := binary.BigEndian.AppendUint64(nil, magicOption)
+		p := binary.BigEndian.AppendUint64(nil, protocol.MagicOption)
 		p = binary.BigEndian.AppendUint32(p, kind)
 		return append(binary.BigEndian.AppendUint32(p, length), data...)
 	}
@@ -325,10 +326,10 @@ func TestBrokenClientsAreLeft(t *testing.T) {
 	for name, say := range map[string][]byte{
 		"flags":            {0xff, 0, 0, 3},
 		"magic":            append(bytes.Clone(hello), make([]byte, 16)...),
-		"endless option":   append(bytes.Clone(hello), option(optGo, 1<<31, nil)...),
-		"no such export":   append(bytes.Clone(hello), option(optExportName, 3, []byte("abc"))...),
-		"request magic":    append(append(bytes.Clone(hello), option(optExportName, 0, nil)...), make([]byte, 28)...),
-		"too many options": append(bytes.Clone(hello), bytes.Repeat(option(optStructured, 0, nil), maxOptions+1)...),
+		"endless option":   append(bytes.Clone(hello), option(protocol.OptGo, 1<<31, nil)...),
+		"no such export":   append(bytes.Clone(hello), option(protocol.OptExportName, 3, []byte("abc"))...),
+		"request magic":    append(append(bytes.Clone(hello), option(protocol.OptExportName, 0, nil)...), make([]byte, 28)...),
+		"too many options": append(bytes.Clone(hello), bytes.Repeat(option(protocol.OptStructured, 0, nil), maxOptions+1)...),
 	} {
 		c, err := net.Dial("unix", socket)
 		if err != nil {
@@ -344,7 +345,7 @@ func TestBrokenClientsAreLeft(t *testing.T) {
 		c.Close()
 	}
 	// Others are not harmed.
-	if code := dial(t, socket, false).ask(0, cmdRead, 0, 512, nil); code != 0 {
+	if code := dial(t, socket, false).ask(0, protocol.CmdRead, 0, 512, nil); code != 0 {
 		t.Errorf("a good client got error %d", code)
 	}
 }
@@ -436,10 +437,10 @@ func dial(t *testing.T, socket string, structured bool) *client {
 	c.read(18)
 	c.write([]byte{0, 0, 0, 3})
 	if structured {
-		c.write(binary.BigEndian.AppendUint64(nil, magicOption), []byte{0, 0, 0, optStructured, 0, 0, 0, 0})
+		c.write(binary.BigEndian.AppendUint64(nil, protocol.MagicOption), []byte{0, 0, 0, protocol.OptStructured, 0, 0, 0, 0})
 		c.read(20)
 	}
-	c.write(binary.BigEndian.AppendUint64(nil, magicOption), []byte{0, 0, 0, optExportName, 0, 0, 0, 0})
+	c.write(binary.BigEndian.AppendUint64(nil, protocol.MagicOption), []byte{0, 0, 0, protocol.OptExportName, 0, 0, 0, 0})
 	c.read(10)
 	return c
 }
@@ -465,7 +466,7 @@ func (c *client) write(parts ...[]byte) {
 func (c *client) ask(flags, kind uint16, off uint64, length uint32, data []byte) uint32 {
 	c.t.Helper()
 	c.cookie++
-	q := binary.BigEndian.AppendUint32(nil, magicRequest)
+	q := binary.BigEndian.AppendUint32(nil, protocol.MagicRequest)
 	q = binary.BigEndian.AppendUint16(q, flags)
 	q = binary.BigEndian.AppendUint16(q, kind)
 	q = binary.BigEndian.AppendUint64(q, c.cookie)
@@ -474,7 +475,7 @@ func (c *client) ask(flags, kind uint16, off uint64, length uint32, data []byte)
 	if !c.structured {
 		head := c.read(16)
 		code := binary.BigEndian.Uint32(head[4:])
-		if code == 0 && kind == cmdRead {
+		if code == 0 && kind == protocol.CmdRead {
 			c.read(int(length))
 		}
 		return code
@@ -485,10 +486,10 @@ func (c *client) ask(flags, kind uint16, off uint64, length uint32, data []byte)
 			c.t.Fatalf("answer to %d, want %d", got, c.cookie)
 		}
 		payload := c.read(int(binary.BigEndian.Uint32(head[16:])))
-		if binary.BigEndian.Uint16(head[6:]) == chunkError {
+		if binary.BigEndian.Uint16(head[6:]) == protocol.ChunkError {
 			return binary.BigEndian.Uint32(payload)
 		}
-		if binary.BigEndian.Uint16(head[4:])&chunkDone != 0 {
+		if binary.BigEndian.Uint16(head[4:])&protocol.ChunkDone != 0 {
 			return 0
 		}
 	}
@@ -496,8 +497,8 @@ func (c *client) ask(flags, kind uint16, off uint64, length uint32, data []byte)
 
 func FuzzHandshake(f *testing.F) {
 	f.Add([]byte{0, 0, 0, 3})
-	go1 := append([]byte{0, 0, 0, 3}, binary.BigEndian.AppendUint64(nil, magicOption)...)
-	f.Add(append(go1, 0, 0, 0, optGo, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0))
+	go1 := append([]byte{0, 0, 0, 3}, binary.BigEndian.AppendUint64(nil, protocol.MagicOption)...)
+	f.Add(append(go1, 0, 0, 0, protocol.OptGo, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0))
 	f.Fuzz(func(t *testing.T, said []byte) {
 		s := &Server{Device: &memory{data: make([]byte, 1<<16)}}
 		l := newPipe(said)

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sync/semaphore"
 
+	"platter/block/nbd/protocol"
 	"platter/internal/export"
 )
 
@@ -115,9 +116,9 @@ func (s *Server) serve(ctx context.Context, c net.Conn) error {
 
 // flags are the transmission flags of the device.
 func (s *Server) flags() uint16 {
-	f := uint16(flagHas | flagFlush | flagDF | flagMultiConn | flagCache)
+	f := uint16(protocol.FlagHas | protocol.FlagFlush | protocol.FlagDF | protocol.FlagMultiConn | protocol.FlagCache)
 	if _, ok := s.Device.(export.Writer); ok {
-		return f | flagFUA | flagTrim | flagWriteZeroes
+		return f | protocol.FlagFUA | protocol.FlagTrim | protocol.FlagWriteZeroes
 	}
-	return f | flagReadOnly
+	return f | protocol.FlagReadOnly
 }

@@ -10,6 +10,7 @@ import (
 	"net"
 	"sync"
 
+	"platter/block/nbd/protocol"
 	"platter/internal/export"
 )
 
@@ -60,7 +61,7 @@ func (t *transmission) run(ctx context.Context) (err error) {
 		if err != nil {
 			return err
 		}
-		if q.kind == cmdDisconnect {
+		if q.kind == protocol.CmdDisconnect {
 			return errGone
 		}
 		places <- struct{}{}
@@ -80,7 +81,7 @@ func (t *transmission) next(ctx context.Context) (*request, error) {
 	if _, err := io.ReadFull(t.r, head[:]); err != nil {
 		return nil, err
 	}
-	if m := binary.BigEndian.Uint32(head[:]); m != magicRequest {
+	if m := binary.BigEndian.Uint32(head[:]); m != protocol.MagicRequest {
 		return nil, fmt.Errorf("request with magic %#x", m)
 	}
 	q := &request{
@@ -88,11 +89,11 @@ func (t *transmission) next(ctx context.Context) (*request, error) {
 		cookie: binary.BigEndian.Uint64(head[8:]),
 		off:    int64(binary.BigEndian.Uint64(head[16:])), length: int64(binary.BigEndian.Uint32(head[24:])),
 	}
-	if q.kind != cmdRead && q.kind != cmdWrite {
+	if q.kind != protocol.CmdRead && q.kind != protocol.CmdWrite {
 		return q, nil
 	}
 	if q.length > maxRequest {
-		if q.kind == cmdWrite {
+		if q.kind == protocol.CmdWrite {
 			return nil, fmt.Errorf("write of %d bytes, more than the %d that were offered", q.length, maxRequest)
 		}
 		return q, nil
@@ -101,7 +102,7 @@ func (t *transmission) next(ctx context.Context) (*request, error) {
 		return nil, err
 	}
 	q.held = q.length
-	if q.kind == cmdWrite {
+	if q.kind == protocol.CmdWrite {
 		q.data = make([]byte, q.length)
 		if _, err := io.ReadFull(t.r, q.data); err != nil {
 			t.server.buffers.Release(q.held)
@@ -117,11 +118,11 @@ func (t *transmission) answer(ctx context.Context, q *request) error {
 		return t.fail(q, err)
 	}
 	switch q.kind {
-	case cmdRead:
+	case protocol.CmdRead:
 		return t.read(ctx, q)
-	case cmdStatus:
+	case protocol.CmdStatus:
 		return t.status(ctx, q)
-	case cmdCache:
+	case protocol.CmdCache:
 		return t.done(q, t.cache(ctx, q))
 	}
 	return t.done(q, t.change(ctx, q))
@@ -133,35 +134,35 @@ func (t *transmission) check(q *request) error {
 	_, writes := t.server.Device.(export.Writer)
 	var known uint16
 	switch q.kind {
-	case cmdRead:
-		known = cmdFlagDF
-	case cmdFlush, cmdCache:
-	case cmdStatus:
-		known = cmdFlagOne
-	case cmdWrite, cmdTrim:
-		known = cmdFlagFUA
-	case cmdWriteZeroes:
-		known = cmdFlagFUA | cmdFlagNoHole
+	case protocol.CmdRead:
+		known = protocol.CmdFlagDF
+	case protocol.CmdFlush, protocol.CmdCache:
+	case protocol.CmdStatus:
+		known = protocol.CmdFlagOne
+	case protocol.CmdWrite, protocol.CmdTrim:
+		known = protocol.CmdFlagFUA
+	case protocol.CmdWriteZeroes:
+		known = protocol.CmdFlagFUA | protocol.CmdFlagNoHole
 	default:
-		return nbdError{errInval, fmt.Sprintf("request of type %d", q.kind)}
+		return nbdError{protocol.ErrInval, fmt.Sprintf("request of type %d", q.kind)}
 	}
 	switch {
 	case q.flags&^known != 0:
-		return nbdError{errInval, fmt.Sprintf("request of type %d with flags %#x", q.kind, q.flags)}
-	case !writes && (q.kind == cmdWrite || q.kind == cmdTrim || q.kind == cmdWriteZeroes):
-		return nbdError{errPerm, "the disk is offered for reading only"}
-	case q.kind == cmdFlush:
+		return nbdError{protocol.ErrInval, fmt.Sprintf("request of type %d with flags %#x", q.kind, q.flags)}
+	case !writes && (q.kind == protocol.CmdWrite || q.kind == protocol.CmdTrim || q.kind == protocol.CmdWriteZeroes):
+		return nbdError{protocol.ErrPerm, "the disk is offered for reading only"}
+	case q.kind == protocol.CmdFlush:
 		return nil
 	case q.off < 0 || q.off > size || q.length > size-q.off:
-		code := uint32(errInval)
-		if q.kind == cmdWrite || q.kind == cmdWriteZeroes {
-			code = errNoSpace
+		code := uint32(protocol.ErrInval)
+		if q.kind == protocol.CmdWrite || q.kind == protocol.CmdWriteZeroes {
+			code = protocol.ErrNoSpace
 		}
 		return nbdError{code, fmt.Sprintf("%d bytes at %d of a disk of %d", q.length, q.off, size)}
-	case q.kind == cmdRead && q.length > maxRequest:
-		return nbdError{errOverflow, fmt.Sprintf("read of %d bytes, at most %d are offered", q.length, maxRequest)}
-	case q.kind == cmdStatus && (!t.structured || len(t.contexts) == 0 || q.length == 0):
-		return nbdError{errInval, "block status that was not negotiated"}
+	case q.kind == protocol.CmdRead && q.length > maxRequest:
+		return nbdError{protocol.ErrOverflow, fmt.Sprintf("read of %d bytes, at most %d are offered", q.length, maxRequest)}
+	case q.kind == protocol.CmdStatus && (!t.structured || len(t.contexts) == 0 || q.length == 0):
+		return nbdError{protocol.ErrInval, "block status that was not negotiated"}
 	}
 	return nil
 }
@@ -173,12 +174,12 @@ func (t *transmission) change(ctx context.Context, q *request) error {
 	}
 	var err error
 	switch q.kind {
-	case cmdWrite:
+	case protocol.CmdWrite:
 		err = w.WriteAt(ctx, q.data, q.off)
-	case cmdTrim, cmdWriteZeroes:
+	case protocol.CmdTrim, protocol.CmdWriteZeroes:
 		err = w.Zero(ctx, q.off, q.length)
 	}
-	if err == nil && (q.kind == cmdFlush || q.flags&cmdFlagFUA != 0) {
+	if err == nil && (q.kind == protocol.CmdFlush || q.flags&protocol.CmdFlagFUA != 0) {
 		err = w.Flush(ctx)
 	}
 	return err
@@ -197,13 +198,13 @@ func (t *transmission) cache(ctx context.Context, q *request) error {
 }
 
 func (t *transmission) read(ctx context.Context, q *request) error {
-	if !t.structured || q.flags&cmdFlagDF != 0 {
+	if !t.structured || q.flags&protocol.CmdFlagDF != 0 {
 		data := make([]byte, q.length)
 		if _, err := t.server.Device.ReadAt(ctx, data, q.off); err != nil && len(data) > 0 {
 			return t.fail(q, err)
 		}
 		if t.structured {
-			return t.chunk(q, chunkDone, chunkData, offsetOf(q.off), data)
+			return t.chunk(q, protocol.ChunkDone, protocol.ChunkData, offsetOf(q.off), data)
 		}
 		return t.send(simpleReply(q, 0), data)
 	}
@@ -224,26 +225,26 @@ func (t *transmission) sparseRead(ctx context.Context, q *request) error {
 			to, zero = list[i].End(), list[i].Zero
 		}
 		if zero {
-			err = t.chunk(q, 0, chunkHole, binary.BigEndian.AppendUint32(offsetOf(at), uint32(to-at)))
+			err = t.chunk(q, 0, protocol.ChunkHole, binary.BigEndian.AppendUint32(offsetOf(at), uint32(to-at)))
 		} else {
 			data := make([]byte, to-at)
 			if _, readErr := t.server.Device.ReadAt(ctx, data, at); readErr != nil {
 				return t.fail(q, readErr)
 			}
-			err = t.chunk(q, 0, chunkData, offsetOf(at), data)
+			err = t.chunk(q, 0, protocol.ChunkData, offsetOf(at), data)
 		}
 		if err != nil {
 			return err
 		}
 		at = to
 	}
-	return t.chunk(q, chunkDone, chunkNone)
+	return t.chunk(q, protocol.ChunkDone, protocol.ChunkNone)
 }
 
 // status answers with a chunk for each context that was chosen.
 func (t *transmission) status(ctx context.Context, q *request) error {
 	most := maxStatuses
-	if q.flags&cmdFlagOne != 0 {
+	if q.flags&protocol.CmdFlagOne != 0 {
 		most = 1
 	}
 	for i, c := range t.contexts {
@@ -259,11 +260,11 @@ func (t *transmission) status(ctx context.Context, q *request) error {
 			b = binary.BigEndian.AppendUint32(b, uint32(s.Length))
 			b = binary.BigEndian.AppendUint32(b, s.Flags)
 		}
-		if err := t.chunk(q, 0, chunkStatus, b); err != nil {
+		if err := t.chunk(q, 0, protocol.ChunkStatus, b); err != nil {
 			return err
 		}
 	}
-	return t.chunk(q, chunkDone, chunkNone)
+	return t.chunk(q, protocol.ChunkDone, protocol.ChunkNone)
 }
 
 // done answers a request that has no data to give.
@@ -272,7 +273,7 @@ func (t *transmission) done(q *request, err error) error {
 		return t.fail(q, err)
 	}
 	if t.structured {
-		return t.chunk(q, chunkDone, chunkNone)
+		return t.chunk(q, protocol.ChunkDone, protocol.ChunkNone)
 	}
 	return t.send(simpleReply(q, 0))
 }
@@ -280,13 +281,13 @@ func (t *transmission) done(q *request, err error) error {
 // fail tells the client that its request failed, and the log if that is no
 // fault of the client.
 func (t *transmission) fail(q *request, err error) error {
-	code, text := uint32(errIO), "input/output error"
+	code, text := uint32(protocol.ErrIO), "input/output error"
 	var e nbdError
 	switch {
 	case errors.As(err, &e):
 		code, text = e.code, e.text
 	case errors.Is(err, context.Canceled):
-		code, text = errShutdown, "the server is shutting down"
+		code, text = protocol.ErrShutdown, "the server is shutting down"
 	default:
 		t.server.log(fmt.Errorf("nbd: %d bytes at %d: %w", q.length, q.off, err))
 	}
@@ -295,13 +296,13 @@ func (t *transmission) fail(q *request, err error) error {
 	}
 	b := binary.BigEndian.AppendUint32(nil, code)
 	b = binary.BigEndian.AppendUint16(b, uint16(len(text)))
-	return t.chunk(q, chunkDone, chunkError, append(b, text...))
+	return t.chunk(q, protocol.ChunkDone, protocol.ChunkError, append(b, text...))
 }
 
 func offsetOf(off int64) []byte { return binary.BigEndian.AppendUint64(nil, uint64(off)) }
 
 func simpleReply(q *request, code uint32) []byte {
-	b := binary.BigEndian.AppendUint32(nil, magicSimple)
+	b := binary.BigEndian.AppendUint32(nil, protocol.MagicSimple)
 	b = binary.BigEndian.AppendUint32(b, code)
 	return binary.BigEndian.AppendUint64(b, q.cookie)
 }
@@ -312,7 +313,7 @@ func (t *transmission) chunk(q *request, flags, kind uint16, parts ...[]byte) er
 	for _, p := range parts {
 		length += len(p)
 	}
-	b := binary.BigEndian.AppendUint32(nil, magicStructured)
+	b := binary.BigEndian.AppendUint32(nil, protocol.MagicStructured)
 	b = binary.BigEndian.AppendUint16(b, flags)
 	b = binary.BigEndian.AppendUint16(b, kind)
 	b = binary.BigEndian.AppendUint64(b, q.cookie)
