@@ -4,9 +4,6 @@ import (
 	"context"
 	"encoding/binary"
 	"math/rand/v2"
-	"os"
-	"path/filepath"
-	"runtime/debug"
 	"testing"
 	"time"
 
@@ -17,8 +14,6 @@ import (
 	"platter/image/repo"
 	"platter/image/segment"
 	"platter/image/store"
-	"platter/image/store/dir"
-	"platter/image/store/vfs"
 )
 
 // A collection of a repository of ten million blocks and a thousand images
@@ -26,20 +21,9 @@ import (
 // it takes 3 GiB in the temporary folder, and the test runs only with
 // PLATTER_TEST_HUGE=1.
 func TestCollectAHugeRepository(t *testing.T) {
-	if os.Getenv("PLATTER_TEST_HUGE") != "1" {
-		t.Skip("set PLATTER_TEST_HUGE=1 to run it")
-	}
 	const bs, base, images, pagesChanged, changed, memory = 64 << 10, 9_000_000, 1000, 40, 25, 256 << 20
 	ctx := context.Background()
-	st, err := dir.Create(filepath.Join(t.TempDir(), "repo"), vfs.OS())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer st.Close()
-	r, err := repo.Init(ctx, st, repo.InitOptions{BlockSize: bs})
-	if err != nil {
-		t.Fatal(err)
-	}
+	r := hugeRepository(t, bs)
 	h := newHistory(t, r, base)
 	for n := range images {
 		h.night(n, pagesChanged, changed)
@@ -53,7 +37,6 @@ func TestCollectAHugeRepository(t *testing.T) {
 	defer c.Close()
 	env := &Env{Repo: r, Catalog: c, Memory: memory, Host: "host", Warn: func(s string) { t.Log(s) }}
 	t.Logf("%d blocks, %d pages, %d images, %d segments", h.blocks, h.stored, images, segmentsOf(t, r))
-	defer debug.SetMemoryLimit(debug.SetMemoryLimit(memory * 3 / 4))
 	measure(t, "bring the catalog up to date", memory, func() error { return env.sync(ctx) })
 	measure(t, "mark, plan and tell (--dry-run)", memory, func() error {
 		report, err := Collect(ctx, env, CollectOptions{MaxDelete: 1, MaxUnused: 0.1, DryRun: true})
@@ -77,10 +60,7 @@ func TestCollectAHugeRepository(t *testing.T) {
 // measure runs f and tells its time, processor time and peak of memory.
 func measure(t *testing.T, what string, memory int64, f func() error) {
 	t.Helper()
-	debug.FreeOSMemory()
-	if err := os.WriteFile("/proc/self/clear_refs", []byte("5"), 0); err != nil {
-		t.Skipf("NOT TESTED: cannot reset the peak of memory: %v", err)
-	}
+	forgetPeak(t, memory)
 	used := func() time.Duration {
 		var u unix.Rusage
 		if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {

@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"runtime/debug"
 	"strconv"
 	"testing"
 	"time"
@@ -16,8 +15,6 @@ import (
 	"platter/image/repo"
 	"platter/image/segment"
 	"platter/image/store"
-	"platter/image/store/dir"
-	"platter/image/store/vfs"
 )
 
 // A cold restore of 1 GiB out of a repository of ten million blocks reads the
@@ -25,20 +22,8 @@ import (
 // some GiB in the temporary folder and a few minutes to make, so the test runs
 // only with PLATTER_TEST_HUGE=1.
 func TestColdRestoreFromAHugeRepository(t *testing.T) {
-	if os.Getenv("PLATTER_TEST_HUGE") != "1" {
-		t.Skip("set PLATTER_TEST_HUGE=1 to run it")
-	}
 	const bs, blocks, memory = 4 << 10, 10_000_000, 256 << 20
-	ctx := context.Background()
-	st, err := dir.Create(filepath.Join(t.TempDir(), "repo"), vfs.OS())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer st.Close()
-	r, err := repo.Init(ctx, st, repo.InitOptions{BlockSize: bs})
-	if err != nil {
-		t.Fatal(err)
-	}
+	r := hugeRepository(t, bs)
 	filler(t, r, blocks)
 	env := envOf(t, r)
 	env.Memory = memory
@@ -49,12 +34,8 @@ func TestColdRestoreFromAHugeRepository(t *testing.T) {
 	mustBackup(t, env, d, BackupOptions{})
 	before := segmentsOf(t, r)
 
-	defer debug.SetMemoryLimit(debug.SetMemoryLimit(memory * 3 / 4))
-	debug.FreeOSMemory()
+	forgetPeak(t, memory)
 	base := resident(t, "VmRSS")
-	if err := os.WriteFile("/proc/self/clear_refs", []byte("5"), 0); err != nil {
-		t.Skipf("NOT TESTED: cannot reset the peak of memory: %v", err)
-	}
 	bare := &Env{Repo: r, Memory: memory, Host: "host"}
 	path := filepath.Join(t.TempDir(), "restored")
 	start := time.Now()

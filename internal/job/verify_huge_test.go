@@ -3,9 +3,6 @@ package job
 import (
 	"context"
 	"errors"
-	"os"
-	"path/filepath"
-	"runtime/debug"
 	"testing"
 	"time"
 
@@ -13,38 +10,21 @@ import (
 	"platter/image/repo"
 	"platter/image/segment"
 	"platter/image/store"
-	"platter/image/store/dir"
-	"platter/image/store/vfs"
 )
 
 // The structure of three images of ten million blocks, all different, is
 // verified within memory. As the test of huge restores it runs only with
 // PLATTER_TEST_HUGE=1.
 func TestVerifyOfAHugeRepository(t *testing.T) {
-	if os.Getenv("PLATTER_TEST_HUGE") != "1" {
-		t.Skip("set PLATTER_TEST_HUGE=1 to run it")
-	}
 	const bs, blocks, memory = 4 << 10, 10_000_000, 256 << 20
 	ctx := context.Background()
-	st, err := dir.Create(filepath.Join(t.TempDir(), "repo"), vfs.OS())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer st.Close()
-	r, err := repo.Init(ctx, st, repo.InitOptions{BlockSize: bs})
-	if err != nil {
-		t.Fatal(err)
-	}
+	r := hugeRepository(t, bs)
 	filler(t, r, blocks)
 	for seq := range 3 {
 		hugeImage(t, r, seq, blocks)
 	}
 	env := &Env{Repo: r, Memory: memory, Host: "host"}
-	defer debug.SetMemoryLimit(debug.SetMemoryLimit(memory * 3 / 4))
-	debug.FreeOSMemory()
-	if err := os.WriteFile("/proc/self/clear_refs", []byte("5"), 0); err != nil {
-		t.Skipf("NOT TESTED: cannot reset the peak of memory: %v", err)
-	}
+	forgetPeak(t, memory)
 	measure := func(what string) {
 		start := time.Now()
 		report, err := Verify(ctx, env, VerifyOptions{})
@@ -64,7 +44,7 @@ func TestVerifyOfAHugeRepository(t *testing.T) {
 	measure("whole")
 	var first image.SegmentID
 	_ = r.Segments(ctx, func(id image.SegmentID, _ int64, _ time.Time) error { first = id; return errors.New("one is enough") })
-	if err := st.Delete(ctx, segment.Name(first)); err != nil {
+	if err := r.Store.Delete(ctx, segment.Name(first)); err != nil {
 		t.Fatal(err)
 	}
 	measure("without one segment")
