@@ -24,7 +24,7 @@ NARROW ?= ./internal/job/... ./image/... ./catalog/... ./cmd/... ./vmtests
 TOOL = go tool -modfile=internal/tools/go.mod
 
 .DEFAULT_GOAL := help
-.PHONY: help build install deb deb-test demo test vet unit narrow race fuzz fuzz-long campaign vm golden bench lint format format-check staticcheck vuln clean
+.PHONY: help build install deb deb-test demo test vet unit narrow race fuzz fuzz-long campaign vm vm-zfs golden bench lint format format-check staticcheck vuln clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -81,6 +81,10 @@ campaign: ## the crash, flip and kill suites at full length (hours)
 vm: ## all rounds in guests: LVM, dm, power cuts (hours)
 	@.ci/setup test
 	PLATTER_TEST_VM=1 go test -count 1 -timeout 24h -v -run 'Guest' ./vmtests/...
+
+vm-zfs: ## build ZFS for guests, as root: then "make vm" has its rounds too (10 minutes)
+	@.ci/setup vm-zfs
+	go run ./vmtests/zfs
 
 golden: ## check that today's code reads every repository of the past
 	@.ci/setup build

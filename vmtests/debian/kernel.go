@@ -75,16 +75,45 @@ func openKernel(tree string) (*Kernel, error) {
 		Modules: filepath.Join(tree, "lib/modules", release),
 		deps:    map[string][]string{},
 	}
-	f, err := os.Open(filepath.Join(k.Modules, "modules.dep"))
-	if err != nil {
+	return k, k.readDeps()
+}
+
+// Added returns the modules that a system in root has for the kernel.
+func (k *Kernel) Added(ctx context.Context, root string) (*Kernel, error) {
+	if err := run(ctx, "depmod", "-b", root, k.Release); err != nil {
 		return nil, err
 	}
+	added := &Kernel{Release: k.Release, Modules: filepath.Join(root, "lib/modules", k.Release), deps: map[string][]string{}}
+	return added, added.readDeps()
+}
+
+// Headers names the package, of the kernel's own version, that modules are built
+// with: NAME=VERSION.
+func (k *Kernel) Headers() (string, error) {
+	versions, err := Versions(filepath.Join(k.Modules, "../../.."))
+	if err != nil {
+		return "", err
+	}
+	// linux-image-RELEASE_VERSION_ARCHITECTURE.deb; a colon in a version is %3a.
+	words := strings.Split(strings.TrimSpace(versions), "_")
+	if len(words) != 3 || words[0] != "linux-image-"+k.Release {
+		return "", fmt.Errorf("find the version of kernel %s: its package is %q", k.Release, versions)
+	}
+	return "linux-headers-" + k.Release + "=" + strings.ReplaceAll(words[1], "%3a", ":"), nil
+}
+
+func (k *Kernel) readDeps() error {
+	f, err := os.Open(filepath.Join(k.Modules, "modules.dep"))
+	if err != nil {
+		return err
+	}
 	defer f.Close()
-	for lines := bufio.NewScanner(f); lines.Scan(); {
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
 		path, deps, _ := strings.Cut(lines.Text(), ":")
 		k.deps[moduleName(path)] = append([]string{path}, strings.Fields(deps)...)
 	}
-	return k, nil
+	return lines.Err()
 }
 
 // moduleName is what modprobe calls the module in a file.

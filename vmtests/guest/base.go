@@ -88,15 +88,8 @@ func base(k *debian.Kernel, tree string) ([]cpio.Entry, error) {
 			return nil, err
 		}
 	}
-	var order bytes.Buffer
-	for _, path := range k.Order(modules...) {
-		fmt.Fprintln(&order, filepath.Base(path))
-		if err := b.file("modules/"+filepath.Base(path), path, 0o644); err != nil {
-			return nil, err
-		}
-	}
-	b.add(cpio.Entry{Name: "modules/order", Mode: cpio.File | 0o644, Body: order.Bytes()})
-	return b.entries, nil
+	err := b.modules("order", k.Order(modules...))
+	return b.entries, err
 }
 
 type baseBuilder struct {
@@ -135,6 +128,19 @@ func (b *baseBuilder) program(names string) error {
 		b.add(cpio.Entry{Name: "sbin/" + other, Mode: cpio.Link | 0o777, Body: []byte(name)})
 	}
 	return b.libraries(path)
+}
+
+// modules adds modules, and a list of the order in which they are loaded.
+func (b *baseBuilder) modules(list string, order []string) error {
+	var names bytes.Buffer
+	for _, path := range order {
+		fmt.Fprintln(&names, filepath.Base(path))
+		if err := b.file("modules/"+filepath.Base(path), path, 0o644); err != nil {
+			return err
+		}
+	}
+	b.add(cpio.Entry{Name: "modules/" + list, Mode: cpio.File | 0o644, Body: names.Bytes()})
+	return nil
 }
 
 // libraries adds what the dynamic linker will look for.

@@ -26,8 +26,9 @@ type Boot struct {
 	Disks []string // raw files of the host: /dev/vda, /dev/vdb, ...
 	// NoDiscard makes the disks refuse discards, as many do.
 	NoDiscard bool
-	Memory    int // MiB; 1024 if zero
-	CPUs      int // 1 if zero
+	ZFS       bool // its modules and tools are there: OpenZFS
+	Memory    int  // MiB; 1024 if zero
+	CPUs      int  // 1 if zero
 	// Line is called with each line that the script prints. When it returns
 	// true the power is cut: nothing that the guest has in memory is written.
 	// It may be nil.
@@ -77,20 +78,31 @@ func (s *System) ramfs(path string, b Boot) (err error) {
 		}
 		entries = append(entries, e)
 	}
-	in, err := os.Open(s.base)
-	if err != nil {
-		return err
-	}
-	defer in.Close()
 	out, err := os.Create(path)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, out.Close()) }()
-	if _, err := io.Copy(out, in); err != nil {
-		return err
+	archives := []string{s.base}
+	if b.ZFS {
+		archives = append(archives, s.zfs)
+	}
+	for _, archive := range archives {
+		if err := appendFile(out, archive); err != nil {
+			return err
+		}
 	}
 	return cpio.Write(out, entries)
+}
+
+func appendFile(w io.Writer, path string) error {
+	in, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	_, err = io.Copy(w, in)
+	return err
 }
 
 func (s *System) arguments(b Boot, ramfs, console string) []string {

@@ -46,6 +46,17 @@ func Open(t testing.TB) *System {
 	return s
 }
 
+// OpenZFS is Open for guests with ZFS. The test is skipped where its modules have
+// not been built.
+func OpenZFS(t testing.TB) *System {
+	t.Helper()
+	s := Open(t)
+	if _, err := os.Stat(s.zfs); err != nil {
+		t.Skip("SKIPPED, there is no ZFS for the guests' kernel ", s.Release, " yet: make vm-zfs")
+	}
+	return s
+}
+
 // Disk makes an empty disk of size bytes for a guest. It ends with the test.
 func Disk(t testing.TB, size int64) string {
 	t.Helper()

@@ -26,6 +26,7 @@ type System struct {
 	Release string // of the kernel, as uname -r says
 	kernel  string
 	base    string
+	zfs     string // is there once BuildZFS has been
 }
 
 // Fetch returns the system kept in cache. The first time it downloads Debian's
@@ -59,6 +60,7 @@ func fetch(ctx context.Context, cache string) (*System, error) {
 		Release: k.Release,
 		kernel:  filepath.Join(cache, "guest", "vmlinux-"+k.Release),
 		base:    filepath.Join(cache, "guest", name+".cpio"),
+		zfs:     zfsArchive(cache, k.Release),
 	}
 	return s, errors.Join(
 		keep(s.kernel, func() ([]byte, error) { return bootable(k.Image) }),

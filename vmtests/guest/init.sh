@@ -16,7 +16,7 @@ mount -t tracefs trace /sys/kernel/tracing
 mount -t bpf bpf /sys/fs/bpf
 ln -s /proc/self/fd /dev/fd
 ln -s /proc/self/mounts /etc/mtab
-while read -r module; do insmod "/modules/$module"; done </modules/order
+cat /modules/order* | while read -r module; do insmod "/modules/$module"; done
 ifconfig lo 127.0.0.1 up
 exec </dev/null >/dev/ttyS1 2>&1
 stty -F /dev/ttyS1 -opost
