@@ -70,6 +70,47 @@ func Run(ctx context.Context, name string, args ...string) ([]byte, error) {
 	return io.ReadAll(io.NewSectionReader(out, 0, 1<<62))
 }
 
+// Read runs a tool that only looks, and calls read with what it prints, while it
+// does. read goes on to the end of that; when it fails, or ctx ends, the tool is
+// killed.
+func Read(ctx context.Context, read func(io.Reader) error, name string, args ...string) error {
+	path, err := Find(name)
+	if err != nil {
+		return err
+	}
+	running, kill := context.WithCancel(ctx)
+	defer kill()
+	cmd := exec.CommandContext(running, path, args...)
+	cmd.Env = environment()
+	complaints, err := memory(name)
+	if err != nil {
+		return err
+	}
+	defer complaints.Close()
+	cmd.Stderr = complaints
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	if err = read(out); err != nil {
+		kill()
+	}
+	ended := cmd.Wait()
+	switch {
+	case ctx.Err() != nil:
+		err = context.Cause(ctx)
+	case err == nil:
+		err = ended
+	}
+	if err != nil {
+		err = fmt.Errorf("%s: %w%s", strings.Join(append([]string{name}, args...), " "), err, words(complaints))
+	}
+	return err
+}
+
 // environment is the same for every tool but for what tells LVM and the device
 // mapper how this machine is set up.
 func environment() []string {

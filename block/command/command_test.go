@@ -3,6 +3,7 @@ package command
 import (
 	"context"
 	"errors"
+	"io"
 	"os"
 	"strings"
 	"testing"
@@ -24,6 +25,28 @@ func TestRunSaysWhyItFailed(t *testing.T) {
 	}
 	if _, err := Run(t.Context(), "no-such-tool"); !errors.Is(err, ErrMissing) {
 		t.Errorf("got %v, want %v", err, ErrMissing)
+	}
+}
+
+func TestReadGivesWhatIsPrinted(t *testing.T) {
+	var got []byte
+	err := Read(t.Context(), func(r io.Reader) (err error) { got, err = io.ReadAll(r); return err }, "sh", "-c", "echo a; echo b")
+	if err != nil || string(got) != "a\nb\n" {
+		t.Errorf("got %q, %v, want a and b", got, err)
+	}
+	ignore := func(r io.Reader) error { _, err := io.Copy(io.Discard, r); return err }
+	if err := Read(t.Context(), ignore, "sh", "-c", "echo a; echo 'no such snapshot' >&2; exit 3"); err == nil || !strings.Contains(err.Error(), "exit status 3: no such snapshot") {
+		t.Errorf("got %v, want the exit status and the complaint", err)
+	}
+	// Who has seen enough does not wait for a tool that never ends.
+	enough := errors.New("enough")
+	if err := Read(t.Context(), func(io.Reader) error { return enough }, "sh", "-c", "while :; do echo a; done"); !errors.Is(err, enough) {
+		t.Errorf("got %v, want %v", err, enough)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	stop := func(r io.Reader) error { cancel(); return ignore(r) }
+	if err := Read(ctx, stop, "sh", "-c", "while :; do echo a; done"); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want %v", err, context.Canceled)
 	}
 }
 
