@@ -429,14 +429,25 @@ func (d *decoder) object(name string) {
 		d.kinds["pins"]++
 	case is("verified/" + id):
 		var v struct {
-			Images []struct{ Manifest, Structure, Data, Damaged string }
+			Images []struct {
+				Manifest, Structure, Data, Damaged string
+				Boot                               struct{ Time, Verdict string }
+			}
 		}
 		d.open(name, "VERI", &v)
 		d.want(len(v.Images) > 0, "%s: %+v", name, v)
 		for _, c := range v.Images {
-			d.want(strings.HasPrefix(c.Manifest, "images/") && c.Structure+c.Data+c.Damaged != "", "%s: %+v", name, v)
+			d.want(strings.HasPrefix(c.Manifest, "images/") && c.Structure+c.Data+c.Damaged+c.Boot.Time != "", "%s: %+v", name, v)
 		}
 		d.kinds["verified"]++
+	case is("screens/" + id):
+		var s struct {
+			Manifest string
+			PNG      []byte
+		}
+		d.open(name, "SCRN", &s)
+		d.want(strings.HasPrefix(s.Manifest, "images/") && len(s.PNG) > 0, "%s: %+v", name, s)
+		d.kinds["screens"]++
 	case is("trash/segments/" + seq):
 		var c struct {
 			Epoch    uint64

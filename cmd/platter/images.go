@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"time"
 
@@ -163,6 +164,9 @@ func standing(known *job.ImageNotes) (list []string) {
 	case c.Damaged.After(c.Structure):
 		list = append(list, "damaged")
 	}
+	if c := known.Check; c != nil && c.Boot != nil {
+		list = append(list, badge(c.Boot))
+	}
 	return list
 }
 
@@ -214,6 +218,15 @@ func runShow(ctx context.Context, c *call, args []string) error {
 		}
 		return err
 	}
+	if c.opts.picture != "" {
+		png, err := job.Screen(ctx, env, m)
+		if err == nil {
+			err = os.WriteFile(c.opts.picture, png, 0o644)
+		}
+		if err != nil {
+			return err
+		}
+	}
 	known := c.imageNotes(ctx, env).Of(m)
 	if c.term.json {
 		l := imageLine{}.with(known)
@@ -256,6 +269,9 @@ func describeNotes(t *table, known *job.ImageNotes) {
 		t.row("verified", "never")
 		return
 	}
+	if b := c.Boot; b != nil {
+		t.row("started", bootText(b))
+	}
 	if c.Damaged.After(c.Data) {
 		t.row("verified", "damage was found on "+timeText(c.Damaged))
 	}
@@ -265,6 +281,25 @@ func describeNotes(t *table, known *job.ImageNotes) {
 	if c.Structure.After(c.Data) {
 		t.row("verified", "structure, on "+timeText(c.Structure))
 	}
+}
+
+// badge says at a glance what came of starting an image.
+func badge(b *repo.Boot) string {
+	text := map[string]string{"booted": "booted", "failed": "boot failed"}[b.Verdict]
+	if text == "" {
+		text = "boot unproven"
+	}
+	return text + " " + b.Time.Local().Format(time.DateOnly)
+}
+
+// bootText is all about the start of an image.
+func bootText(b *repo.Boot) string {
+	processor := "with KVM"
+	if !b.KVM {
+		processor = "emulated"
+	}
+	return fmt.Sprintf("%s after %s on %s, by %s from %s, %s: %s", clean(b.Verdict), tookText(b.Elapsed), timeText(b.Time),
+		clean(b.Firmware), clean(b.Bus), processor, clean(b.Reason))
 }
 
 // describe is all about an image, a fact to a row.

@@ -572,6 +572,13 @@ func pauseFlags() []flag {
 	}
 }
 
+func showFlags() []flag {
+	return []flag{{
+		"picture", "", "write the last screen of the machine that was started from it", "",
+		func(o *options) pflag.Value { return text("FILE", &o.picture) },
+	}}
+}
+
 func imagesFlags() []flag {
 	return []flag{{
 		"deleted", "", "list images that were pruned instead", "",

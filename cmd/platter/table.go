@@ -91,7 +91,7 @@ is said of every way there is.`,
 		{
 			"show", "IMAGE", "look", "show all about one image, or a set",
 			"Shows what an image is of, when and how it was made, and what it cost. For\nIMAGE the ID of a set (8 digits of it) may stand: then its images are listed.\n\n" + imageGrammar,
-			"platter show latest\nplatter show db1/root@2026-01-31T03:00:00Z", nil, runShow,
+			"platter show latest\nplatter show --picture screen.png db1/root@2026-01-31T03:00:00Z", showFlags(), runShow,
 		},
 		{
 			"diff", "IMAGE IMAGE", "look", "list where two images differ",
@@ -207,7 +207,8 @@ blocks are stored again by the next backup that meets them.
 			`Starts IMAGE in a virtual machine without a network, and waits for a login prompt
 on its serial port or text screen. What the machine writes is forgotten. A panic,
 a rescue shell or firmware that finds nothing to start is "failed"; without any of
-these and without a prompt, nothing is proven: both exit with status 3. Under UEFI
+these and without a prompt, nothing is proven: both exit with status 3. What came of
+it is kept with the image, and a picture of the screen: see "platter show". Under UEFI
 only the serial port can be read. It needs Debian's package qemu-system-x86, and
 ovmf for UEFI.
 

@@ -71,6 +71,7 @@ const (
 	KindAttested  = "ATTE"
 	KindPin       = "PINS"
 	KindVerified  = "VERI"
+	KindScreen    = "SCRN"
 )
 
 // anyWriter reports whether objects of a kind are of use from every writer: it

@@ -23,7 +23,7 @@ type thing struct {
 var (
 	ours   = &Domain{ID: [32]byte{1}, Structure: [32]byte{2}}
 	theirs = &Domain{ID: [32]byte{1}, Structure: [32]byte{3}}
-	kinds  = []string{KindConfig, KindSlot, KindManifest, KindLease, KindCondemned, KindTombstone, KindDamage, KindAttested, KindPin, KindVerified}
+	kinds  = []string{KindConfig, KindSlot, KindManifest, KindLease, KindCondemned, KindTombstone, KindDamage, KindAttested, KindPin, KindVerified, KindScreen}
 )
 
 func seal(t testing.TB, d *Domain, kind, name string) ([]byte, image.Digest) {

@@ -328,6 +328,8 @@ func (r *Repo) CheckObject(kind, name string, object []byte) (s keys.Signed, v a
 		v = new(Pin)
 	case keys.KindVerified:
 		v = new(checks)
+	case keys.KindScreen:
+		v = new(screen)
 	default:
 		_, s, err = r.Keys.Payload(kind, name, object)
 		return s, nil, err

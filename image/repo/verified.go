@@ -21,6 +21,7 @@ type Check struct {
 	Structure time.Time `json:"structure,omitzero"` // its map was whole, and every block where it should be
 	Data      time.Time `json:"data,omitzero"`      // besides, every byte was read, and was right
 	Damaged   time.Time `json:"damaged,omitzero"`   // some of it was not
+	Boot      *Boot     `json:"boot,omitempty"`     // nil if it was never started
 }
 
 // Verified reports whether every byte was found right, and nothing wrong
@@ -31,6 +32,7 @@ func (c *Check) merge(o Check) {
 	c.Structure = latest(c.Structure, o.Structure)
 	c.Data = latest(c.Data, o.Data)
 	c.Damaged = latest(c.Damaged, o.Damaged)
+	c.Boot = laterBoot(c.Boot, o.Boot)
 }
 
 func latest(a, b time.Time) time.Time {
@@ -127,5 +129,5 @@ func (r *Repo) NoteChecks(ctx context.Context, results []Check, gone func(Check)
 			return fmt.Errorf("note results of a verification: %w", err)
 		}
 	}
-	return nil
+	return r.sweepScreens(ctx, list.Images)
 }

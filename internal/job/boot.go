@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"platter/image"
+	"platter/image/repo"
 	"platter/internal/export/boot"
 	"platter/internal/export/nbd"
 )
@@ -34,18 +36,25 @@ type BootOptions struct {
 type BootReport struct {
 	Image    *image.Manifest `json:"image"`
 	Firmware string          `json:"firmware"`
+	Bus      string          `json:"bus"`
 	boot.Result
+	Picture string `json:"picture,omitempty"` // the file that was made of the screen
 }
 
 // Boot starts an image in an emulated machine, without a network, and waits
-// for a login prompt. What the machine writes is forgotten. The error wraps
-// ErrNotBooted, beside the report, when none came.
+// for a login prompt. What the machine writes is forgotten. What came of it the
+// repository keeps with the image, and a picture of the last screen. The error
+// wraps ErrNotBooted, beside the report, when no prompt came.
 func Boot(ctx context.Context, env *Env, opts BootOptions) (*BootReport, error) {
 	o, err := offer(ctx, env, &OfferOptions{Image: opts.Image, Writable: true})
 	if err != nil {
 		return nil, fmt.Errorf("boot: %w", err)
 	}
 	defer o.close()
+	began, err := env.Repo.Store.Now(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("boot: %w", err)
+	}
 	dir, err := os.MkdirTemp("", "platter-boot-")
 	if err != nil {
 		return nil, err
@@ -59,12 +68,12 @@ func Boot(ctx context.Context, env *Env, opts BootOptions) (*BootReport, error) 
 	var failed []error // what the disk could not give: the repository's fault, not the image's
 	serve, end := context.WithCancel(ctx)
 	var result *boot.Result
-	group, ctx := errgroup.WithContext(ctx)
+	group, machineCtx := errgroup.WithContext(ctx)
 	s := &nbd.Server{Device: o.disk, Log: func(err error) { failed = append(failed, err) }}
 	group.Go(func() error { return s.Serve(serve, l) })
 	group.Go(func() (err error) {
 		defer end()
-		result, err = boot.Try(ctx, machine)
+		result, err = boot.Try(machineCtx, machine)
 		return err
 	})
 	err = group.Wait()
@@ -74,7 +83,14 @@ func Boot(ctx context.Context, env *Env, opts BootOptions) (*BootReport, error) 
 	if err != nil {
 		return nil, fmt.Errorf("boot image %s: %w", o.image.ID, err)
 	}
-	report := &BootReport{Image: o.image, Firmware: string(machine.Firmware), Result: *result}
+	report := &BootReport{Image: o.image, Firmware: string(machine.Firmware), Bus: machine.Bus, Result: *result}
+	env.noteBoot(ctx, report, began)
+	if opts.Picture != "" && result.Picture != nil {
+		if err := os.WriteFile(opts.Picture, result.Picture, 0o644); err != nil {
+			return report, fmt.Errorf("boot image %s: picture of the screen: %w", o.image.ID, err)
+		}
+		report.Picture = opts.Picture
+	}
 	if result.Verdict != boot.Booted {
 		return report, fmt.Errorf("boot image %s by %s: %w: %s", o.image.ID, machine.Firmware, ErrNotBooted, result.Reason)
 	}
@@ -85,7 +101,10 @@ func Boot(ctx context.Context, env *Env, opts BootOptions) (*BootReport, error) 
 func machineOf(m *image.Manifest, opts *BootOptions, socket string) boot.Options {
 	machine := boot.Options{
 		Socket: socket, Firmware: boot.Firmware(opts.Firmware), Bus: opts.Bus, Sector: m.Device.LogicalSector,
-		Memory: int(opts.Memory >> 20), CPUs: 2, Limit: opts.Limit, Picture: opts.Picture, Emulate: opts.Emulate,
+		Memory: int(opts.Memory >> 20), CPUs: 2, Limit: opts.Limit, Emulate: opts.Emulate,
+	}
+	if machine.Bus == "" {
+		machine.Bus = "virtio"
 	}
 	if machine.Firmware == "" {
 		machine.Firmware = boot.BIOS
@@ -94,4 +113,40 @@ func machineOf(m *image.Manifest, opts *BootOptions, socket string) boot.Options
 		}
 	}
 	return machine
+}
+
+// reasonKept is how much of a machine's words the repository keeps, in bytes.
+const reasonKept = 500
+
+// noteBoot keeps what came of a start where every machine sees it. An image in a
+// repository that cannot be written to is started all the same.
+func (env *Env) noteBoot(ctx context.Context, r *BootReport, began time.Time) {
+	if !env.Repo.Keys.Writer().MayCollect() {
+		return // nobody would believe it
+	}
+	note := repo.Boot{
+		Time: began.UTC(), Verdict: string(r.Verdict), Reason: strings.ToValidUTF8(r.Reason[:min(len(r.Reason), reasonKept)], ""),
+		Elapsed: r.Elapsed, Firmware: r.Firmware, Bus: r.Bus, KVM: r.KVM,
+	}
+	if err := env.Repo.NoteBoot(ctx, env.Repo.ManifestName(r.Image), note, r.Result.Picture); err != nil {
+		env.warn("what came of the start is not kept: %v", err)
+	}
+}
+
+// Screen returns the picture that was kept of an image's last start, a PNG.
+func Screen(ctx context.Context, env *Env, m *image.Manifest) ([]byte, error) {
+	name := env.Repo.ManifestName(m)
+	checks, err := env.Repo.Checks(ctx)
+	if err != nil {
+		return nil, err
+	}
+	b := checks[name].Boot
+	if b == nil {
+		return nil, fmt.Errorf("picture of image %s: it was never started", m.ID)
+	}
+	png, err := env.Repo.Screen(ctx, name, b)
+	if err != nil {
+		return nil, fmt.Errorf("picture of image %s: %w", m.ID, err)
+	}
+	return png, nil
 }

@@ -74,5 +74,12 @@ func TestBootJudgesWhatTheScreenSays(t *testing.T) {
 		if p, err := png.Decode(bytes.NewReader(b)); err != nil || p.Bounds().Dx() < 640 {
 			t.Errorf("%s: the picture: %v", name, err)
 		}
+		// The repository keeps both.
+		kept := must(ReadNotes(t.Context(), env)).Of(m).Check
+		if kept == nil || kept.Boot == nil || kept.Boot.Verdict != string(c.want) || kept.Boot.Reason != r.Reason || kept.Boot.Firmware != "bios" || kept.Boot.Bus != "sata" || kept.Boot.KVM || kept.Boot.Elapsed != r.Elapsed {
+			t.Errorf("%s: kept is %+v", name, kept)
+		} else if s, err := Screen(t.Context(), env, m); err != nil || !bytes.Equal(s, b) {
+			t.Errorf("%s: the picture that is kept: %v", name, err)
+		}
 	}
 }

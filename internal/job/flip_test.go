@@ -134,6 +134,9 @@ func exhibitIn(t *testing.T, env *Env, unlock *keys.Credentials) *exhibit {
 	if err := env.Repo.NoteChecks(ctx, []repo.Check{{Manifest: env.Repo.ManifestName(last), Data: last.Time}}, func(repo.Check) bool { return false }); err != nil {
 		t.Fatal(err)
 	}
+	if err := env.Repo.NoteBoot(ctx, env.Repo.ManifestName(last), repo.Boot{Time: last.Time, Verdict: "booted"}, []byte("a picture")); err != nil {
+		t.Fatal(err)
+	}
 	name := "leases/" + strings.Repeat("ab", 16) + "-00000001"
 	lease := repo.Lease{Run: strings.Repeat("ab", 16), Kind: repo.LeaseBackup, Host: "elsewhere", Boot: "boot", PID: 1}
 	object, _, err := env.Repo.Keys.Seal(keys.KindLease, name, lease)
@@ -155,7 +158,7 @@ func exhibitIn(t *testing.T, env *Env, unlock *keys.Credentials) *exhibit {
 			delete(x.past, name)
 		}
 	}
-	for prefix, n := range map[string]int{"config": 1, "keys/": 1, "segments/": 6, "images/": 6, "leases/": 1, "trash/images/": 2, "trash/segments/": 1, "trash/damaged/": 1, "pins/": 1, "verified/": 1, "index/footers/": 1, "index/moves/": 1} {
+	for prefix, n := range map[string]int{"config": 1, "keys/": 1, "segments/": 6, "images/": 6, "leases/": 1, "trash/images/": 2, "trash/segments/": 1, "trash/damaged/": 1, "pins/": 1, "verified/": 1, "screens/": 1, "index/footers/": 1, "index/moves/": 1} {
 		if got := len(x.names(prefix)); got < n {
 			t.Fatalf("%d objects %s, want %d or more: %q", got, prefix, n, x.names(""))
 		}
@@ -487,7 +490,7 @@ func TestObjectsOfThePastAreOfNoUse(t *testing.T) {
 func TestObjectsOfAnotherRepositoryAreRefused(t *testing.T) {
 	sweep(t)
 	x, y := newExhibit(t), newExhibit(t)
-	for _, prefix := range []string{"segments/", "images/", "leases/", "trash/images/", "trash/segments/", "trash/damaged/", "index/footers/", "index/moves/", "pins/", "verified/"} {
+	for _, prefix := range []string{"segments/", "images/", "leases/", "trash/images/", "trash/segments/", "trash/damaged/", "index/footers/", "index/moves/", "pins/", "verified/", "screens/"} {
 		ours, theirs := x.names(prefix), y.names(prefix)
 		for i := range min(len(ours), len(theirs)) {
 			x.mustTry(t, ours[i]+" of another repository", map[string][]byte{ours[i]: y.objects[theirs[i]]})

@@ -266,6 +266,9 @@ var hostilities = map[string]hostility{
 	"verifications, a million": func(v *villain) string {
 		return v.put(keys.KindVerified, "verified/"+random32, text(`{"images":[{}`, ",{}", 10<<20, "]}"))
 	},
+	"picture of 40 MiB": func(v *villain) string {
+		return v.put(keys.KindScreen, "screens/"+random32, text(`{"png":"`, "AAAA", 10<<20, `"}`))
+	},
 	"names that climb": func(v *villain) string {
 		v.changes["segments/..%2f/passwd"], v.changes["images/x/y/z"] = []byte("x"), []byte("y")
 		return ""

@@ -141,7 +141,7 @@ func kindText(kind string) string {
 		keys.KindConfig: "config", keys.KindSlot: "key slot", keys.KindManifest: "manifest of an image",
 		keys.KindLease: "lease", keys.KindCondemned: "list of condemned segments",
 		keys.KindTombstone: "tombstone of an image", keys.KindDamage: "note of damaged records",
-		keys.KindPin: "pin of an image", keys.KindVerified: "results of verifications",
+		keys.KindPin: "pin of an image", keys.KindVerified: "results of verifications", keys.KindScreen: "picture of a screen",
 	}[kind]
 	if !ok {
 		return fmt.Sprintf("object of unknown kind %q", kind)

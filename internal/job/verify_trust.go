@@ -21,7 +21,7 @@ func (v *verifier) strangers(ctx context.Context) error {
 	}
 	for prefix, kind := range map[string]string{
 		"trash/segments/": keys.KindCondemned, "trash/damaged/": keys.KindDamage, "attest/": keys.KindAttested, "leases/": keys.KindLease, "keys/": keys.KindSlot,
-		"pins/": keys.KindPin, "verified/": keys.KindVerified,
+		"pins/": keys.KindPin, "verified/": keys.KindVerified, "screens/": keys.KindScreen,
 	} {
 		err := v.env.Repo.Store.List(ctx, prefix, func(o store.Info) error { return v.stranger(ctx, o.Name, kind) })
 		if err != nil {

@@ -48,7 +48,6 @@ type Options struct {
 	Sector   int           // logical sector size of the disk in bytes, 512 or 4096
 	Limit    time.Duration // how long to wait for a prompt
 	Emulate  bool          // do without KVM also where it is there
-	Picture  string        // a PNG file to make of the last screen; none if empty
 }
 
 // A Verdict is what came of a start.
@@ -70,7 +69,7 @@ type Result struct {
 	KVM     bool          `json:"kvm"`
 	Serial  string        `json:"serial"` // the end of what the serial port said
 	Screen  string        `json:"screen"` // the text screen at the end, where there is one
-	Picture string        `json:"picture,omitempty"`
+	Picture []byte        `json:"-"`      // the last screen as a PNG; nil if the machine had stopped
 }
 
 // Missing returns the Debian package that must be installed before a machine
@@ -111,11 +110,8 @@ func Try(ctx context.Context, opts Options) (*Result, error) {
 		return nil, fmt.Errorf("watch a machine start: %w", err)
 	}
 	r.KVM = m.kvm
-	if opts.Picture != "" {
-		if err := m.picture(ctx, opts.Picture); err != nil {
-			return nil, fmt.Errorf("take a picture of the screen: %w", err)
-		}
-		r.Picture = opts.Picture
+	if r.Picture, err = m.picture(ctx, filepath.Join(dir, "screen.png")); err != nil {
+		return nil, fmt.Errorf("take a picture of the screen: %w", err)
 	}
 	return r, nil
 }
@@ -334,14 +330,15 @@ func cells(window []byte) string {
 	return strings.Join(lines, "\n")
 }
 
-// picture makes a PNG of the screen.
-func (m *machine) picture(ctx context.Context, path string) error {
+// picture returns a PNG of the screen, by way of a file; nil of a machine that
+// has stopped.
+func (m *machine) picture(ctx context.Context, path string) ([]byte, error) {
+	err := m.monitor.do(ctx, "screendump", map[string]any{"filename": path, "format": "png"}, nil)
 	if m.gone() {
-		return errors.New("the machine has stopped")
+		return nil, nil
 	}
-	abs, err := filepath.Abs(path)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return m.monitor.do(ctx, "screendump", map[string]any{"filename": abs, "format": "png"}, nil)
+	return os.ReadFile(path)
 }
