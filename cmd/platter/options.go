@@ -73,6 +73,11 @@ type options struct {
 	picture        string
 	emulate        bool
 
+	// of files
+	to, tar   string
+	cat, deep bool
+	kernel    bool
+
 	yes        bool
 	inPlace    bool
 	noReadBack bool
@@ -449,6 +454,31 @@ func bootFlags() []flag {
 		{
 			"emulate", "", "do without KVM", "",
 			func(o *options) pflag.Value { return toggle(&o.emulate) },
+		},
+	}
+}
+
+func filesFlags() []flag {
+	return []flag{
+		{
+			"to", "", "copy to this folder", "",
+			func(o *options) pflag.Value { return text("DIR", &o.to) },
+		},
+		{
+			"tar", "", "write a tar archive to a new file; - is standard output", "",
+			func(o *options) pflag.Value { return text("FILE", &o.tar) },
+		},
+		{
+			"cat", "", "print the file", "",
+			func(o *options) pflag.Value { return toggle(&o.cat) },
+		},
+		{
+			"recursive", "R", "list also what is in folders of the folder", "",
+			func(o *options) pflag.Value { return toggle(&o.deep) },
+		},
+		{
+			"kernel", "", "have this machine's kernel read the filesystem", "",
+			func(o *options) pflag.Value { return toggle(&o.kernel) },
 		},
 	}
 }

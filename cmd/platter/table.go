@@ -183,6 +183,25 @@ forgets what was written at the end.
 			"platter mount db1/root@2026-01-31 /mnt/image\nplatter mount --writable latest /mnt/image", offerFlags(), runMount,
 		},
 		{
+			"files", "IMAGE[:PATH]", "return", "list, print or copy files out of an image",
+			`Lists what PATH is in IMAGE, or what is in it if it is a folder. PATH begins with
+"/", and before it with pN if the image has several partitions with filesystems:
+latest:p2/etc/fstab. Without PATH all begins at the root.
+
+With --to files and folders are copied to a folder, with --tar into an archive,
+with owners, modes, times, extended attributes, ACLs, hard links, devices and
+holes; with --cat one file is printed. Nothing that exists is overwritten. What
+cannot be had is told of, and gives exit status 3.
+
+ext2, ext3, ext4 and FAT are read by platter itself, which suits images that
+nobody trusts. For all others, and for a journal that holds writes, --kernel has
+the running kernel read them, as root: a bad filesystem may harm it. The journal
+is replayed beside the image, and nobody else sees what is mounted.
+
+` + imageGrammar,
+			"platter files db1/root:/etc\nplatter files --to /tmp/back db1/root@2026-01-31:/etc/ssh\nplatter files --kernel --tar - latest:p3/home | tar -t", filesFlags(), runFiles,
+		},
+		{
 			"export", "IMAGE FILE", "return", "write an image to a file for virtual machines",
 			`Writes IMAGE to FILE, which must not exist, in a format of virtual machines:
 qcow2 unless --format names another. It needs Debian's package qemu-utils.

@@ -78,10 +78,9 @@ func diskFiles(m *image.Manifest) []mount.File {
 		return files
 	}
 	for _, p := range m.Device.Table.Partitions {
-		if p.Offset < 0 || p.Length <= 0 || p.Length > m.Size || p.Offset > m.Size-p.Length {
-			continue // not of this disk, whatever the manifest says
+		if inDisk(m, p.Extent) {
+			files = append(files, mount.File{Name: fmt.Sprintf("partition-%d.raw", p.Number), Extent: p.Extent})
 		}
-		files = append(files, mount.File{Name: fmt.Sprintf("partition-%d.raw", p.Number), Extent: p.Extent})
 	}
 	return files
 }

@@ -56,6 +56,11 @@ func Table() []Layer {
 		{"retention", "", "what we keep: pure policy"},
 		{"internal/export", "image/...", "what an image is when it is offered as a disk"},
 		{"internal/export/...", "block/... image/... internal/export", "one way to offer it each"},
+		{"internal/export/files/tree", "block", "what a filesystem is to those who read it"},
+		{"internal/export/files/ext", "block internal/export/files/tree", "ext2, ext3 and ext4"},
+		{"internal/export/files/fat", "block internal/export/files/tree", "FAT"},
+		{"internal/export/files/kernel", "block internal/export internal/export/mount internal/export/files/tree", "what the running kernel reads"},
+		{"internal/export/files", "block internal/export internal/export/files/tree internal/export/files/ext internal/export/files/fat internal/export/files/kernel", "files out of an image"},
 
 		{"internal/quantity", "", "sizes and lengths of time as people type them"},
 

@@ -87,6 +87,15 @@ func (m *Mount) Close() error {
 	return fmt.Errorf("unmount %s: it was in use, and goes when that ends: %w", m.dir, err)
 }
 
+// Detach takes the files out of their directory. They go when nobody has them
+// open any more; Wait tells.
+func (m *Mount) Detach() error {
+	if err := unix.Unmount(m.dir, unix.MNT_DETACH); err != nil {
+		return fmt.Errorf("unmount %s: %w", m.dir, err)
+	}
+	return nil
+}
+
 func isWriter(d export.Device) bool {
 	_, ok := d.(export.Writer)
 	return ok
