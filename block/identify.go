@@ -155,6 +155,17 @@ func property(text, prefix string) string {
 	return ""
 }
 
+// Zvol returns the name that ZFS has for a volume or a snapshot of one, by the
+// path of its device: POOL/NAME, POOL/NAME@SNAPSHOT. It is empty for other devices,
+// and for partitions.
+func Zvol(path string) string {
+	real, err := filepath.EvalSymlinks(path)
+	if err != nil || strings.Contains(filepath.Base(real), "p") {
+		return ""
+	}
+	return zvolName(real)
+}
+
 // zvolName asks the ZFS driver for the dataset behind a device (BLKZNAME).
 func zvolName(path string) string {
 	if !strings.HasPrefix(filepath.Base(path), "zd") {

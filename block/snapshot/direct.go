@@ -64,6 +64,12 @@ func Observe(v View) block.Observer {
 	return o
 }
 
+// A Told is a View whose Data leaves out what a tracker said is a hole.
+type Told interface {
+	// Doubt has what lies in e be read, whatever was said.
+	Doubt(e block.Extent)
+}
+
 // As returns a source that reads src and is described as the device that src
 // is a snapshot of. What can be seen in the bytes (partition table, content,
 // firmware) and the size are those of src.

@@ -8,6 +8,7 @@ import (
 	"platter/block"
 	"platter/block/snapshot"
 	"platter/block/snapshot/reflink"
+	"platter/block/snapshot/zfs"
 	"platter/internal/job"
 )
 
@@ -69,8 +70,8 @@ func wayText(w job.DeviceWay, all bool) string {
 
 // concerns reports whether a way is for devices of a kind.
 func concerns(way, kind string) bool {
-	logical, file := strings.HasPrefix(way, "lvm"), way == reflink.Name
-	return logical == (kind == block.KindLVM) && file == (kind == block.KindFile)
+	logical, zvol, file := strings.HasPrefix(way, "lvm"), way == zfs.Method, way == reflink.Name
+	return logical == (kind == block.KindLVM) && zvol == (kind == block.KindZvol) && file == (kind == block.KindFile)
 }
 
 // contentText says in a few words what is on a device.

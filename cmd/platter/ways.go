@@ -5,6 +5,7 @@ import (
 	"platter/block/snapshot/lvm"
 	"platter/block/snapshot/qemu"
 	"platter/block/snapshot/reflink"
+	"platter/block/snapshot/zfs"
 	"platter/cbt"
 	"platter/cbt/bitmap"
 	"platter/cbt/era"
@@ -13,6 +14,7 @@ import (
 	"platter/cbt/thick"
 	"platter/cbt/thin"
 	"platter/cbt/trace"
+	trackzfs "platter/cbt/zfs"
 	"platter/internal/job"
 )
 
@@ -23,6 +25,7 @@ func ways() job.Ways {
 		Views: []snapshot.Provider{
 			lvm.Thin{},
 			lvm.Thick{},
+			zfs.Provider{},
 			reflink.New(),
 			era.New(trace.DefaultDir),
 			qemu.Provider{},
@@ -31,6 +34,7 @@ func ways() job.Ways {
 		Trackers: []cbt.Opener{
 			thin.Opener{},
 			thick.Opener{},
+			trackzfs.Opener{},
 			trackreflink.New(),
 			era.Opener{},
 			bitmap.Opener{},

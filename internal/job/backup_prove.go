@@ -197,6 +197,7 @@ func (r *run) proven(ctx context.Context, view snapshot.View, m, parent *image.M
 	}
 	p := r.prover(view, m, parent, changed, free)
 	for _, e := range canaries(m.Device) {
+		doubt(view, e)
 		if err := p.check(ctx, e); err != nil {
 			return fmt.Errorf("check canaries: %w", err)
 		}
@@ -219,7 +220,15 @@ func (r *run) proven(ctx context.Context, view snapshot.View, m, parent *image.M
 		return r.doubtful(ctx, view, m, p.unsure)
 	}
 	r.alarm(m, missed)
+	doubt(view, block.Extent{Length: m.Size})
 	return r.image(ctx, view, m, parent, cbt.Unknown(m.Size), free)
+}
+
+// doubt has a part of the view be read, also if the tracker said it is a hole.
+func doubt(view snapshot.View, e block.Extent) {
+	if v, ok := view.(snapshot.Told); ok {
+		v.Doubt(e)
+	}
 }
 
 // judge returns what the tracker missed. Of a device that goes on being

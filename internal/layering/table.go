@@ -28,6 +28,8 @@ func Table() []Layer {
 		{"block/nbd/protocol", "", "the numbers that both ends know"},
 		{"block/nbd", "block block/nbd/protocol", "disks that servers offer"},
 		{"block/qmp", "", "words with a running QEMU"},
+		{"block/freeze", "block", "filesystems held still for a moment"},
+		{"block/snapshot/zfs", "block block/snapshot block/command block/freeze", "views that a filesystem is better held still for"},
 		{"block/...", "block block/snapshot block/command block/nbd block/qmp", "one method of taking them each, and what they need"},
 
 		{"cbt", "block block/snapshot", "what changed since a generation"},

@@ -101,7 +101,7 @@ func (s *System) Test(t *testing.T, b Boot, all ...Tests) {
 	b.Files = cloned(b.Files)
 	script := strings.Builder{}
 	for _, one := range all {
-		program := path.Base(one.Package) + ".test"
+		program := strings.ReplaceAll(one.Package, "/", "-") + ".test" // two may end alike
 		if b.Files[program] == "" {
 			b.Files[program] = Build(t, one.Package+".test")
 		}

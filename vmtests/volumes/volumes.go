@@ -17,6 +17,7 @@ import (
 	"platter/block/command"
 	"platter/block/snapshot"
 	"platter/block/snapshot/lvm"
+	"platter/block/snapshot/zfs"
 	"platter/cbt"
 	"platter/cbt/cbttest"
 	"platter/vmtests/guest"
@@ -91,12 +92,21 @@ func (g *Group) Resize(path string, size int64) error {
 // sizeArg is a size for LVM's tools, which round it up to extents.
 func sizeArg(n int64) string { return fmt.Sprintf("%db", max(n, 1)) }
 
+// A Maker is what volumes are in.
+type Maker interface {
+	unused() string // a name
+	Remove(path string)
+	Resize(path string, size int64) error
+}
+
+func (g *Group) unused() string { return fmt.Sprintf("lv%d", g.next.Add(1)) }
+
 // Suite runs the suite of cbttest on volumes that create makes of a name and
 // size, with the snapshots of a provider and the trackers of an opener.
-func Suite(t *testing.T, g *Group, p snapshot.Provider, o cbt.Opener, create func(name string, size int64) string) {
+func Suite(t *testing.T, g Maker, p snapshot.Provider, o cbt.Opener, create func(name string, size int64) string) {
 	cbttest.Run(t, func(t testing.TB, size int64) cbttest.Fixture {
 		f := &fixture{t: t, group: g, provider: p, opener: o}
-		f.path = create(fmt.Sprintf("lv%d", g.next.Add(1)), size)
+		f.path = create(g.unused(), size)
 		t.Cleanup(func() {
 			if err := f.crash(); err != nil {
 				t.Error(err)
@@ -113,7 +123,7 @@ func Suite(t *testing.T, g *Group, p snapshot.Provider, o cbt.Opener, create fun
 // A fixture is a volume whose runs are all of one process, which can die.
 type fixture struct {
 	t        testing.TB
-	group    *Group
+	group    Maker
 	provider snapshot.Provider
 	opener   cbt.Opener
 	path     string
@@ -157,17 +167,30 @@ func (f *fixture) device() cbttest.Device {
 		}
 		return errors.Join(err, unix.IoctlSetInt(fd, unix.BLKFLSBUF, 0))
 	})
-	return coherent{d}
+	return coherent{d, f.path}
 }
 
 // A coherent device empties the page cache after what the device cannot do:
 // before it refuses, the kernel makes zeros in the cache that never reach the
 // disk.
-type coherent struct{ cbttest.Device }
+type coherent struct {
+	cbttest.Device
+	path string
+}
 
 func (c coherent) Zero(e block.Extent) error { return c.flush(c.Device.Zero(e)) }
 
-func (c coherent) Discard(e block.Extent) error { return c.flush(c.Device.Discard(e)) }
+func (c coherent) Discard(e block.Extent) error {
+	err := c.flush(c.Device.Discard(e))
+	if !errors.Is(err, errors.ErrUnsupported) {
+		return err
+	}
+	f, err := os.OpenFile(c.path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(Discard(f, e), f.Close())
+}
 
 func (c coherent) flush(err error) error {
 	if err == nil {
@@ -182,6 +205,9 @@ func (f *fixture) crash() error {
 	var errs []error
 	for _, v := range f.views {
 		if w, ok := lvm.Of(v); ok {
+			errs = append(errs, w.Source.Close())
+		}
+		if w, ok := zfs.Of(v); ok {
 			errs = append(errs, w.Source.Close())
 		}
 	}
