@@ -376,30 +376,39 @@ func haveLoop(t *testing.T) bool {
 	return true
 }
 
-// TestWaysBackAreTried holds docs/recovery.md against the script that runs its
-// commands.
+// TestWaysBackAreTried holds pages against the scripts that run their commands.
 func TestWaysBackAreTried(t *testing.T) {
-	text, err := os.ReadFile("../../docs/recovery.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	script, err := os.ReadFile("testdata/script/recovery.txtar")
-	if err != nil {
-		t.Fatal(err)
-	}
-	n := 0
-	for i, block := range strings.Split(string(text), "```sh\n") {
-		block, _, _ = strings.Cut(block, "```")
-		for line := range strings.Lines(block) {
-			if line = strings.TrimSpace(line); i == 0 || !strings.HasPrefix(line, "platter ") {
-				continue
-			}
-			if n++; !strings.Contains(string(script), " "+line+"\n") {
-				t.Errorf("docs/recovery.md says %q, and recovery.txtar does not run it", line)
+	for _, page := range []struct {
+		name     string
+		commands int
+		others   string // that other tests try
+	}{
+		{"recovery", 15, ""},
+		{"drill", 6, "platter boot web1/root; platter mount web1/root /mnt/look"},
+	} {
+		text, err := os.ReadFile("../../docs/" + page.name + ".md")
+		if err != nil {
+			t.Fatal(err)
+		}
+		script, err := os.ReadFile("testdata/script/" + page.name + ".txtar")
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := 0
+		for i, block := range strings.Split(string(text), "```sh\n") {
+			block, _, _ = strings.Cut(block, "```")
+			for line := range strings.Lines(block) {
+				line = strings.TrimSpace(line)
+				if i == 0 || !strings.HasPrefix(line, "platter ") || strings.Contains(page.others, line) {
+					continue
+				}
+				if n++; !strings.Contains(string(script), " "+line+"\n") {
+					t.Errorf("docs/%s.md says %q, and %s.txtar does not run it", page.name, line, page.name)
+				}
 			}
 		}
-	}
-	if n < 15 {
-		t.Errorf("%d commands in docs/recovery.md", n)
+		if n < page.commands {
+			t.Errorf("%d commands in docs/%s.md", n, page.name)
+		}
 	}
 }
