@@ -82,7 +82,7 @@ func Table() []Layer {
 		{"internal/agent/alert", "retention internal/agent/lines internal/agent/history internal/agent/config", "what is wrong, said once"},
 		{"internal/agent/notify", "internal/agent/lines internal/agent/config", "telling people and services"},
 		{"internal/agent/metrics", "internal/agent/config internal/agent/alert internal/agent/audit internal/agent/history internal/agent/notify", "how the records look to Prometheus"},
-		{"internal/agent/doctor", "cbt/trace image/keys image/store image/repo internal/agent/config internal/agent/alert internal/agent/audit internal/agent/history internal/agent/notify", "what will go wrong"},
+		{"internal/agent/doctor", "block/snapshot block/snapshot/reflink cbt/trace image/keys image/store image/repo internal/agent/config internal/agent/alert internal/agent/audit internal/agent/history internal/agent/notify", "what will go wrong"},
 		{"internal/agent/watch", "internal/agent/config internal/agent/event internal/agent/metrics internal/agent/alert internal/agent/audit internal/agent/history internal/agent/notify", "alerts of what runs, and who is told"},
 		{"internal/agent/...", underJob + " internal/quantity internal/job/...", "what else the agent needs"},
 		{"internal/server/...", underJob + " internal/job/...", "the appliance for many agents"},

@@ -85,6 +85,7 @@ func Look(ctx context.Context, p *Patient) *Report {
 		{"keys", (*exam).keys, true},
 		{"tracer", (*exam).tracer, false},
 		{"snapshots", (*exam).snapshots, false},
+		{"copies of files", (*exam).copies, false},
 		{"age of images", (*exam).images, false},
 		{"verification", (*exam).verified, false},
 		{"alerts", (*exam).alerts, false},

@@ -14,6 +14,7 @@ import (
 	"platter/image/repo"
 	"platter/image/store"
 	"platter/image/store/mem"
+	"platter/internal/agent/config"
 	"platter/internal/agent/history"
 )
 
@@ -203,5 +204,27 @@ func TestSnapshotsThatAreOldOrFullAreFound(t *testing.T) {
 	}, ",") + `]}]}`))
 	if len(report.Findings) != 2 || !strings.Contains(report.Findings[0].Text, "vg/platter-1 is 14 days old") || !strings.Contains(report.Findings[1].Text, "vg/platter-2 is 92 % full") {
 		t.Errorf("%+v", report.Findings)
+	}
+}
+
+func TestCopiesOfFilesThatNobodyNeedsAreFound(t *testing.T) {
+	dir := t.TempDir()
+	disk := filepath.Join(dir, "vm.img")
+	left := ".platter/0123456789ab.0123456789abcdef.1111111111111111.00000000-1-1-1."
+	must(t, errors.Join(os.Mkdir(filepath.Join(dir, ".platter"), 0o700), os.WriteFile(disk, nil, 0o600)))
+	for _, name := range []string{left + "taken", left + "kept"} {
+		must(t, os.WriteFile(filepath.Join(dir, name), nil, 0o600))
+	}
+	find := func(at time.Time) []Finding {
+		report := &Report{}
+		p := &Patient{Now: func() time.Time { return at }, Config: &config.Config{Jobs: []*config.Job{{Devices: []string{disk, disk, "/dev/null"}}}}}
+		(&exam{p, t.Context(), &Check{}, report}).copies()
+		return report.Findings
+	}
+	if f := find(time.Now()); len(f) != 1 || !strings.Contains(f[0].Text, "taken was left behind") || f[0].Remedy != "platter snapshots --remove "+dir {
+		t.Errorf("%+v", f)
+	}
+	if f := find(time.Now().Add(oldSnapshot + 2*time.Hour)); len(f) != 2 || !strings.Contains(f[0].Text+f[1].Text, "kept is 14 days old") {
+		t.Errorf("%+v", f)
 	}
 }

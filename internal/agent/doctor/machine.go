@@ -14,6 +14,8 @@ import (
 	"github.com/dustin/go-humanize"
 	"golang.org/x/sys/unix"
 
+	"platter/block/snapshot"
+	"platter/block/snapshot/reflink"
 	"platter/cbt/trace"
 )
 
@@ -148,5 +150,46 @@ func (e *exam) judgeSnapshots(out []byte) {
 				e.find("image the volume, which makes a new one; "+remedy, "snapshot %s is %.0f %% full", lv.Name, full)
 			}
 		}
+	}
+}
+
+// copies looks for those of files (reflinks, see docs/tracking.md) beside the
+// files that the config has imaged.
+func (e *exam) copies() {
+	if e.Config == nil {
+		e.skip("there is no config that names files")
+		return
+	}
+	seen := map[string]bool{}
+	for _, j := range e.Config.Jobs {
+		for _, path := range j.Devices {
+			info, err := os.Stat(path)
+			if err != nil || !info.Mode().IsRegular() {
+				continue
+			}
+			real, err := filepath.EvalSymlinks(path)
+			folder := filepath.Dir(real)
+			if err != nil || seen[folder] {
+				continue
+			}
+			seen[folder] = true
+			list, err := reflink.InFolder(folder)
+			if err != nil {
+				e.find("see the message", "%v", err)
+			}
+			for _, s := range list {
+				e.judgeCopy(folder, s)
+			}
+		}
+	}
+}
+
+func (e *exam) judgeCopy(folder string, s snapshot.Snapshot) {
+	age := e.Now().Sub(s.Time)
+	switch remedy := "platter snapshots --remove " + folder; {
+	case !s.Kept && !snapshot.Running(s.Run):
+		e.find(remedy, "%s was left behind by a run that died", s.Name)
+	case s.Kept && age > oldSnapshot:
+		e.find(remedy+" --kept, if its file is no longer imaged", "%s is %d days old: the next image should have replaced it", s.Name, int(age.Hours()/24))
 	}
 }
