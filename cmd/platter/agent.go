@@ -19,7 +19,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"platter/internal/agent"
-	"platter/internal/agent/child"
 	"platter/internal/agent/config"
 	"platter/internal/agent/event"
 	"platter/internal/agent/owned"
@@ -94,22 +93,21 @@ func runAgent(ctx context.Context, c *call, _ []string) error {
 // make makes the agent.
 func (s *service) make() (*agent.Agent, error) {
 	o := s.call.opts
-	self, err := child.Self()
+	runner, err := s.call.runner(s.log)
 	if err != nil {
 		return nil, err
 	}
-	state := filepath.Join(o.stateDir(), "agent")
 	s.watch = &watch.Watch{State: o.stateDir(), Version: versionText(), Config: s.config.Load, Warn: func(text string) { s.log.Warn(text) }}
 	return agent.New(agent.Options{
-		Config: o.configFile(), State: state, Machine: machineID(), Log: s.log, Load: s.load,
-		Runner: &child.Runner{
-			Program: self, Environment: append(os.Environ(), "PLATTER_STATE="+o.stateDir()), Absent: filepath.Join(state, "no-catalog"), Log: s.log,
-		},
+		Config: o.configFile(), State: o.agentDir(), Machine: machineID(), Log: s.log, Load: s.load, Runner: runner,
 		Observe:    s.observe,
 		Alive:      func() { s.told(s.manager.Alive()) },
 		AliveEvery: s.watchdog(),
 	})
 }
+
+// agentDir is what the agent remembers.
+func (o *options) agentDir() string { return filepath.Join(o.stateDir(), "agent") }
 
 // watchdog is half of what the service manager allows, 0 for no matter.
 func (s *service) watchdog() time.Duration {

@@ -102,6 +102,7 @@ type options struct {
 	until      time.Time
 
 	socket   string // of the agent
+	launcher string // socket of what starts its runs; "" for itself
 	pauseFor time.Duration
 	stopRuns bool
 }
@@ -586,7 +587,12 @@ func socketFlag() flag {
 	}
 }
 
-func agentFlags() []flag { return []flag{configFlag(), socketFlag()} }
+func agentFlags() []flag {
+	return []flag{configFlag(), socketFlag(), {
+		"launcher", "", "socket of what starts runs (default the agent does)", "",
+		func(o *options) pflag.Value { return text("PATH", &o.launcher) },
+	}}
+}
 
 func pauseFlags() []flag {
 	return []flag{

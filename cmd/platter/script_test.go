@@ -32,7 +32,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(apart{m}, map[string]func(){"platter": main})
+	testscript.Main(apart{m}, map[string]func(){"platter": main, "launcher": launcher})
 }
 
 // apart keeps the records of what the tests run from those of this machine.

@@ -386,6 +386,10 @@ it as platter-agent.service. Every run is a process of its own. What was due
 while the machine was off is caught up once; runs that fail are tried again; an
 agent that is stopped, or dies, goes on with its runs when it starts again.
 
+With --launcher it starts no run itself, but asks for each at a socket behind
+which the service manager starts platter job attempt: then it needs no rights of
+root, and has none to open a disk.
+
 SIGHUP has it read its config again.`,
 			"platter agent\nplatter agent --config ./platter.toml --socket ./agent.sock --state ./state", agentFlags(), runAgent,
 		},
@@ -402,6 +406,16 @@ SIGHUP has it read its config again.`,
 			"platter job run nightly",
 			[]flag{socketFlag()},
 			runJobRun,
+		},
+		{
+			"job attempt", "", "run", "make a run that the agent asks for",
+			`Makes one attempt at a run of a job, with its hooks: the one that the agent asks
+for on standard input, a connection which systemd has accepted for it as
+platter-run.socket says. What the job does is read from the config. Nobody calls
+this by hand.`,
+			"platter job attempt --config ./platter.toml",
+			[]flag{configFlag()},
+			runJobAttempt,
 		},
 		{
 			"job stop", "JOB...", "run", "stop runs of jobs",

@@ -78,6 +78,7 @@ func Table() []Layer {
 		{"internal/agent/config", "retention internal/quantity internal/agent/schedule", "what the agent is told, read from files"},
 		{"internal/agent", "internal/agent/config internal/agent/schedule internal/agent/event", "jobs on a schedule, beside the disks"},
 		{"internal/agent/child", "internal/agent internal/agent/config internal/agent/hook internal/agent/owned", "runs as processes of their own"},
+		{"internal/agent/launch", "internal/agent internal/agent/config", "runs by a process with more rights"},
 		{"internal/agent/socket", "internal/agent", "asking an agent that runs"},
 		{"internal/agent/alert", "retention internal/agent/lines internal/agent/history internal/agent/config", "what is wrong, said once"},
 		{"internal/agent/notify", "internal/agent/lines internal/agent/config", "telling people and services"},
