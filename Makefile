@@ -24,7 +24,7 @@ NARROW ?= ./internal/job/... ./image/... ./catalog/... ./cmd/... ./vmtests
 TOOL = go tool -modfile=internal/tools/go.mod
 
 .DEFAULT_GOAL := help
-.PHONY: help build install deb deb-test demo test vet unit narrow race fuzz fuzz-long campaign vm vm-zfs golden bench lint format format-check staticcheck vuln clean
+.PHONY: help build install deb deb-test first-hour demo test vet unit narrow race fuzz fuzz-long campaign vm vm-zfs golden bench lint format format-check staticcheck vuln clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,10 @@ deb: ## build bin/platter_VERSION_ARCH.deb, and the list of what is in it
 deb-test: deb ## lintian, twice the same bytes, install, upgrade and remove in a clean Debian
 	@.ci/setup deb
 	@internal/package/test
+
+first-hour: ## the package on a Debian with systemd, as docs/first-hour.md has it
+	@.ci/setup first-hour
+	PLATTER_TEST_VM=1 go test -count 1 -timeout 1h -v -run FirstHourInAGuest ./vmtests
 
 demo: ## image, change, restore and boot a small disk, and show how it went
 	@.ci/setup demo

@@ -18,6 +18,9 @@ import (
 //go:embed init.sh
 var initScript []byte
 
+//go:embed system.sh
+var systemScript []byte
+
 // lvmConfig is for a machine without udev, whose devices come and go by LVM
 // itself.
 const lvmConfig = `devices {

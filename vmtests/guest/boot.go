@@ -22,8 +22,11 @@ import (
 type Boot struct {
 	Files map[string]string // what /test holds, by name: files of the host
 	// Run is a shell script, started in /test. The guest ends when it does.
-	Run   string
-	Disks []string // raw files of the host: /dev/vda, /dev/vdb, ...
+	Run string
+	// System has the system on the first disk start, such as Debian makes. It
+	// runs the script when it is up, in /run/test, which has the files.
+	System bool
+	Disks  []string // raw files of the host: /dev/vda, /dev/vdb, ...
 	// NoDiscard makes the disks refuse discards, as many do.
 	NoDiscard bool
 	ZFS       bool // its modules and tools are there: OpenZFS
@@ -71,6 +74,9 @@ func (s *System) Start(ctx context.Context, b Boot) (status int, err error) {
 // ramfs writes the initial file system: the base and what the test adds.
 func (s *System) ramfs(path string, b Boot) (err error) {
 	entries := []cpio.Entry{{Name: "test/run", Mode: cpio.File | 0o755, Body: []byte("#!/bin/sh\n" + b.Run + "\n")}}
+	if b.System {
+		entries = append(entries, cpio.Entry{Name: "test/system", Mode: cpio.File | 0o644, Body: systemScript})
+	}
 	for name, path := range b.Files {
 		e, err := cpio.FromFile("test/"+name, path, 0o755)
 		if err != nil {

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"platter/vmtests/debian"
 	"platter/vmtests/disk"
 )
 
@@ -55,6 +56,24 @@ func OpenZFS(t testing.TB) *System {
 		t.Skip("SKIPPED, there is no ZFS for the guests' kernel ", s.Release, " yet: make vm-zfs")
 	}
 	return s
+}
+
+// Debian makes a disk for a guest with a system that starts by itself
+// (Boot.System). It ends with the test.
+func Debian(t testing.TB) string {
+	t.Helper()
+	if what := debian.Lacking(); what != "" {
+		t.Skip("SKIPPED, a Debian is made with ", what)
+	}
+	cache, err := disk.CacheDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "debian.raw")
+	if err := debian.Disk(t.Context(), cache, path); err != nil {
+		t.Fatal("make a disk with Debian: ", err)
+	}
+	return path
 }
 
 // Disk makes an empty disk of size bytes for a guest. It ends with the test.

@@ -17,6 +17,7 @@ mount -t bpf bpf /sys/fs/bpf
 ln -s /proc/self/fd /dev/fd
 ln -s /proc/self/mounts /etc/mtab
 cat /modules/order* | while read -r module; do insmod "/modules/$module"; done
+if [ -e /test/system ]; then . /test/system; fi
 ifconfig lo 127.0.0.1 up
 exec </dev/null >/dev/ttyS1 2>&1
 stty -F /dev/ttyS1 -opost
