@@ -17,6 +17,9 @@ type TargetOptions struct {
 	Size int64
 	// SectorSize is that of the image's partition table, 0 without one.
 	SectorSize int
+	// Fit, where it is not nil, says instead of Size and SectorSize whether the
+	// image can lie on a device: an error that Unfit knows has it refused.
+	Fit func(Info) error
 	// InPlace keeps what an existing file holds. Otherwise it is cut to
 	// nothing when the target is opened, so that no old data shows.
 	InPlace bool
@@ -170,6 +173,13 @@ func (p *TargetPlan) checkFit(h *handle) error {
 		return fmt.Errorf("plan restore to %s: ask whether it is read-only: %w", p.Info.Path, err)
 	case ro:
 		return refuse(p.Info.Path, "is read-only", "blockdev --setrw "+p.Info.Path+", or choose another target")
+	case p.opts.Fit != nil:
+		if err := p.opts.Fit(p.Info); err != nil {
+			if Unfit(err) {
+				return fmt.Errorf("%w: %s %w", ErrRefused, p.Info.Path, err)
+			}
+			return fmt.Errorf("plan restore to %s: %w", p.Info.Path, err)
+		}
 	case p.Info.Size < p.opts.Size:
 		return refuse(p.Info.Path, fmt.Sprintf("is too small: it has %d bytes, the image %d", p.Info.Size, p.opts.Size),
 			"choose a larger target or restore to a file")

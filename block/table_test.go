@@ -3,7 +3,9 @@ package block
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"io"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -366,8 +368,17 @@ func FuzzProbe(f *testing.F) {
 			}
 			firmware(table, disk)
 		}
-		d := newRAM(int64(len(disk))+1<<20, 512, disk)
-		_, _ = MoveBackupGPT(d, int64(len(disk)))
+		size := int64(len(disk))
+		for _, to := range []FitTo{{size + 1<<20, 512, true}, {size + 1<<20, 4096, true}, {size, 4096, false}, {size - 4096, 512, false}} {
+			table, content := Probe(bytes.NewReader(disk), size, 512)
+			f, err := FitImage(bytes.NewReader(disk), size, table, content, to)
+			if err == nil {
+				err = f.Write(t.Context(), bytes.NewReader(disk), newRAM(to.Size, to.Sector, nil))
+			}
+			if err != nil && !Unfit(err) && !errors.Is(err, io.ErrUnexpectedEOF) {
+				t.Fatalf("%+v: %v", to, err)
+			}
+		}
 	})
 }
 

@@ -22,7 +22,8 @@ const underJob = "block/... cbt/... image/... catalog/... retention internal/exp
 // that lines above it are about.
 func Table() []Layer {
 	return []Layer{
-		{"block", "", "a disk: devices, extents, reads and writes"},
+		{"block/fat", "", "a FAT filesystem laid out anew"},
+		{"block", "block/fat", "a disk: devices, extents, reads and writes"},
 		{"block/snapshot", "block", "still views of a disk"},
 		{"block/command", "", "tools of the system, run in one way"},
 		{"block/nbd/protocol", "", "the numbers that both ends know"},
