@@ -80,6 +80,8 @@ type options struct {
 
 	yes        bool
 	inPlace    bool
+	compareAll bool
+	grow       bool
 	noReadBack bool
 
 	readData bool
@@ -381,8 +383,16 @@ func restoreFlags() []flag {
 			func(o *options) pflag.Value { return toggle(&o.yes) },
 		},
 		{
-			"in-place", "", "read TARGET and write only the blocks that differ", "",
+			"in-place", "", "write only the blocks that differ; a tracker may tell where to look", "",
 			func(o *options) pflag.Value { return toggle(&o.inPlace) },
+		},
+		{
+			"compare-all", "", "with --in-place: believe no tracker", "",
+			func(o *options) pflag.Value { return toggle(&o.compareAll) },
+		},
+		{
+			"grow", "", "the last partition and its filesystem take the room of a larger disk", "",
+			func(o *options) pflag.Value { return toggle(&o.grow) },
 		},
 		{
 			"no-read-back", "", "do not read TARGET again at the end to prove it", "",

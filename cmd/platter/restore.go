@@ -27,6 +27,12 @@ func runRestore(ctx context.Context, c *call, args []string) error {
 	if err != nil {
 		return err
 	}
+	// All of them are planned before the first is written to.
+	for _, t := range targets {
+		if _, err := job.Restore(ctx, env, job.RestoreOptions{Image: t.Image.ID.String(), Target: t.Target, InPlace: c.opts.inPlace, Grow: c.opts.grow, DryRun: true}); err != nil {
+			return adviseRestore(err)
+		}
+	}
 	for _, t := range targets {
 		if err := c.restore(ctx, env, t.Image.ID.String(), t.Target); err != nil {
 			return err
@@ -47,8 +53,12 @@ func wereText(n int) string {
 
 // restore writes one image to one target.
 func (c *call) restore(ctx context.Context, env *job.Env, image, target string) error {
+	known := ways()
+	if c.opts.compareAll {
+		known = job.Ways{}
+	}
 	report, err := job.Restore(ctx, env, job.RestoreOptions{
-		Image: image, Target: target, InPlace: c.opts.inPlace, NoReadBack: c.opts.noReadBack, DryRun: c.opts.dryRun,
+		Image: image, Target: target, InPlace: c.opts.inPlace, Grow: c.opts.grow, Ways: known, State: c.opts.stateDir(), NoReadBack: c.opts.noReadBack, DryRun: c.opts.dryRun,
 		Confirm:    func(p *job.RestorePlan) (bool, error) { return c.confirm(ctx, p) },
 		LimitWrite: c.opts.limitWrite,
 	})
@@ -113,6 +123,9 @@ func (c *call) printPlan(p *job.RestorePlan) {
 
 func planHead(p *job.RestorePlan) string {
 	m := p.Image
+	if part := p.Partition; part != nil {
+		return fmt.Sprintf("restore partition %d of image %s of %s, taken %s, %s", part.Number, m.ID.String()[:shortID], m.Volume, timeText(m.Time), bytesText(part.Length))
+	}
 	return fmt.Sprintf("restore image %s of %s, taken %s, %s", m.ID.String()[:shortID], m.Volume, timeText(m.Time), bytesText(m.Size))
 }
 
@@ -161,10 +174,20 @@ func (c *call) printRestore(r *job.RestoreReport) {
 		return
 	}
 	m := r.Plan.Image
-	c.term.summaryf("%s: image %s of %s restored in %s, %s/s\n", r.Plan.Target.Path, m.ID.String()[:shortID], m.Volume,
-		tookText(r.Elapsed), bytesText(perSecond(m.Size, r.Elapsed)))
+	what, size := "image", r.Plan.Fit.Length
+	if p := r.Plan.Partition; p != nil {
+		what = fmt.Sprintf("partition %d of image", p.Number)
+	}
+	c.term.summaryf("%s: %s %s of %s restored in %s, %s/s\n", r.Plan.Target.Path, what, m.ID.String()[:shortID], m.Volume,
+		tookText(r.Elapsed), bytesText(perSecond(size, r.Elapsed)))
 	c.term.summaryf("  written %s, zeroed %s, equal already %s\n", bytesText(r.Written), bytesText(r.Zeroed), bytesText(r.Kept))
-	if r.ReadBack {
+	c.printRollback(r)
+	if g := r.Grown; g != nil && g.Filesystem != "" {
+		c.term.summaryf("  partition %d has %s now, and %s\n", g.Partition.Number, bytesText(g.Partition.Length), g.Filesystem)
+	}
+	if r.Trusted > 0 && r.ReadBack {
+		c.term.summaryf("  what was looked at was read back: every block of it is the image's\n")
+	} else if r.ReadBack {
 		c.term.summaryf("  read back: every block is the image's\n")
 	} else {
 		c.term.summaryf("  not read back\n")
@@ -173,4 +196,20 @@ func (c *call) printRestore(r *job.RestoreReport) {
 	for _, n := range r.Notices[min(len(r.Plan.Notices), len(r.Notices)):] {
 		c.term.notef("  notice: %s", n)
 	}
+}
+
+func (c *call) printRollback(r *job.RestoreReport) {
+	b := r.Rollback
+	if b == nil {
+		return
+	}
+	if b.Resumed != "" {
+		c.term.summaryf("  a rollback that began at %s had been cut off: it is done now\n", b.Resumed)
+	}
+	if b.Why != "" {
+		c.term.summaryf("  every block was compared: %s\n", b.Why)
+		return
+	}
+	c.term.summaryf("  looked at %s: %s differ from image %.8s, %s were written since, says tracker %s; not looked at %s\n", bytesText(b.Looked),
+		bytesText(b.Differs), b.Parent, bytesText(b.Written), b.Tracker, bytesText(r.Trusted))
 }

@@ -150,12 +150,21 @@ Every block is checked before it is written, and TARGET is read back at the end.
 A target that is mounted, in use, too small or otherwise wrong is refused
 before anything is written.
 
+IMAGE:pN is partition N of the image of a disk: it goes into a file, a device, or
+a partition of another disk. An image of a disk goes onto a larger disk, onto a
+smaller one that its partitions fit, and onto one with sectors of another size:
+the partition table is fitted to it. With --grow the last partition and its
+filesystem (ext4, XFS, btrfs, swap) take the room of a larger one.
+
+With --in-place a tracker that has watched TARGET since the newest image of it
+tells where to look, so that going back costs what changed.
+
 For IMAGE the ID of a set may stand (8 digits of it), the images that one backup
 made of several devices: then each TARGET is VOLUME=TARGET, and one is restored
 after the other.
 
 ` + imageGrammar,
-			"platter restore latest /dev/sdb\nplatter restore --yes db1/root@2026-01-31 /var/tmp/root.img", restoreFlags(), runRestore,
+			"platter restore latest /dev/sdb\nplatter restore --yes db1/root@2026-01-31 /var/tmp/root.img\nplatter restore db1/disk:p2 /dev/sdb2", restoreFlags(), runRestore,
 		},
 		{
 			"nbd", "IMAGE", "return", "offer an image as a disk over NBD",

@@ -114,11 +114,17 @@ type BackupReport struct {
 
 // RestoreOptions say which image to write where.
 type RestoreOptions struct {
-	Image      string // as on the command line
+	Image      string // as on the command line; with :pN at the end partition N of it
 	Target     string
 	InPlace    bool // write only blocks that differ
+	Grow       bool // the last partition and its filesystem take the room that a larger target has
 	NoReadBack bool
 	DryRun     bool // plan only
+	// Ways are the trackers that may tell an in-place restore where to look;
+	// without any it compares every block. State is a directory for the journal
+	// of what is under way.
+	Ways  Ways
+	State string
 	// Confirm shows the plan and returns whether to go on; nil refuses when
 	// the plan destroys anything. --yes is a function that returns true.
 	Confirm    func(*RestorePlan) (bool, error)
@@ -132,9 +138,11 @@ type RestorePlan struct {
 	Create   bool            `json:"create"`             // the target is a file that does not exist yet
 	Destroys string          `json:"destroys,omitempty"` // what is on the target now, for people
 	InPlace  bool            `json:"in_place"`
-	MoveGPT  bool            `json:"move_gpt"` // target is larger: the backup GPT is moved to its end
-	Steps    []string        `json:"steps"`
-	Notices  []string        `json:"notices,omitempty"` // fuzzy image, unreadable ranges, sector sizes, …
+	// Partition is what of the image is written, nil for all of it.
+	Partition *block.Partition `json:"partition,omitempty"`
+	Fit       *block.Fit       `json:"fit"` // what of it will be another than in the image
+	Steps     []string         `json:"steps"`
+	Notices   []string         `json:"notices,omitempty"` // fuzzy image, unreadable ranges, sector sizes, …
 }
 
 // A RestoreReport tells what was written and proven.
@@ -143,7 +151,10 @@ type RestoreReport struct {
 	Written  int64         `json:"written"` // bytes of data written
 	Zeroed   int64         `json:"zeroed"`  // bytes made zero without writing data
 	Kept     int64         `json:"kept"`    // bytes found equal already (--in-place)
+	Trusted  int64         `json:"trusted"` // bytes not looked at: a tracker vouches for them (--in-place)
 	ReadBack bool          `json:"read_back"`
+	Rollback *Rollback     `json:"rollback,omitempty"`
+	Grown    *Grown        `json:"grown,omitempty"` // --grow: nil where there was no room
 	Notices  []string      `json:"notices,omitempty"`
 	Segments int           `json:"segments"` // segments touched
 	Elapsed  time.Duration `json:"elapsed_ns"`

@@ -4,11 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"platter/block"
+	"platter/cbt"
 	"platter/image"
 	"platter/image/keys"
 	"platter/image/reader"
@@ -32,15 +33,17 @@ func Restore(ctx context.Context, env *Env, opts RestoreOptions) (*RestoreReport
 	if !env.Repo.Keys.CanRead() {
 		return nil, fmt.Errorf("restore: %w", keys.ErrNoDataKey)
 	}
-	m, err := Find(ctx, env, opts.Image)
+	w, err := openWanted(ctx, env, opts.Image)
 	if err != nil {
 		return nil, err
 	}
-	target, err := block.PlanTarget(opts.Target, targetOptions(env, m, opts.InPlace))
+	defer w.close()
+	target, err := w.target(env, &opts)
 	if err != nil {
 		return nil, err
 	}
-	report := &RestoreReport{Plan: restorePlan(m, target, &opts)}
+	rb, why := w.planRollback(ctx, env, &opts, target)
+	report := &RestoreReport{Plan: restorePlan(w, target, &opts, rollbackText(rb, why))}
 	report.Notices = report.Plan.Notices
 	if opts.DryRun {
 		return report, nil
@@ -48,20 +51,11 @@ func Restore(ctx context.Context, env *Env, opts RestoreOptions) (*RestoreReport
 	if err := confirm(report.Plan, opts.Confirm); err != nil {
 		return report, err
 	}
-	err = restore(ctx, env, m, target, &opts, report)
+	if err = restore(ctx, env, w, target, &opts, rb, report); err == nil {
+		err = growFilesystem(ctx, &opts, report)
+	}
 	report.Elapsed = time.Since(start)
 	return report, err
-}
-
-func targetOptions(env *Env, m *image.Manifest, inPlace bool) block.TargetOptions {
-	o := block.TargetOptions{Size: m.Size, InPlace: inPlace}
-	if m.Device.Table != nil {
-		o.SectorSize = m.Device.Table.SectorSize
-	}
-	if place := env.Repo.Store.Location(); filepath.IsAbs(place) {
-		o.Repository = place
-	}
-	return o
 }
 
 func confirm(p *RestorePlan, ask func(*RestorePlan) (bool, error)) error {
@@ -79,26 +73,24 @@ func confirm(p *RestorePlan, ask func(*RestorePlan) (bool, error)) error {
 }
 
 // restorePlan says what a restore will do.
-func restorePlan(m *image.Manifest, t *block.TargetPlan, opts *RestoreOptions) *RestorePlan {
-	p := &RestorePlan{
-		Image: m, Target: t.Info, Create: t.Create, InPlace: opts.InPlace,
-		MoveGPT: !t.File && t.Info.Size > m.Size && m.Device.Table != nil && m.Device.Table.Type == "gpt",
-	}
+func restorePlan(w *wanted, t *block.TargetPlan, opts *RestoreOptions, inPlace string) *RestorePlan {
+	m := w.image
+	p := &RestorePlan{Image: m, Target: t.Info, Create: t.Create, InPlace: opts.InPlace, Partition: w.part, Fit: w.fit}
 	if !t.Create {
 		p.Destroys = "what is on " + t.Info.Path + " now"
 		if t.Old != "" {
 			p.Destroys = t.Old + " on " + t.Info.Path
 		}
 	}
-	p.Steps = restoreSteps(m, t, p, opts)
-	p.Notices = append(imageNotices(m), t.Notices...)
-	if fw := m.Device.Firmware; fw != "" {
+	p.Steps = restoreSteps(w, t, opts, inPlace)
+	p.Notices = slices.Concat(imageNotices(m), t.Notices, w.fit.Notices)
+	if fw := m.Device.Firmware; fw != "" && w.part == nil {
 		p.Notices = append(p.Notices, "the image starts by "+firmwareText(fw)+": the machine must start that way too")
 	}
 	return p
 }
 
-func restoreSteps(m *image.Manifest, t *block.TargetPlan, p *RestorePlan, opts *RestoreOptions) (steps []string) {
+func restoreSteps(w *wanted, t *block.TargetPlan, opts *RestoreOptions, inPlace string) (steps []string) {
 	add := func(step string) { steps = append(steps, step) }
 	switch {
 	case t.Create:
@@ -110,23 +102,20 @@ func restoreSteps(m *image.Manifest, t *block.TargetPlan, p *RestorePlan, opts *
 	}
 	switch {
 	case opts.InPlace:
-		add("compare every block, and write those that differ")
+		add(inPlace)
 	case t.File:
 		add("write all blocks; zeros become holes")
 	default:
 		add("write all blocks, and zero what is zero in the image")
 	}
 	add("write the first and last MiB, with partition table and boot sectors")
-	if !t.File && t.Info.Size > m.Size {
+	if !t.File && t.Info.Size > w.region.Length {
 		add("wipe old signatures behind the image")
 	}
 	if !opts.NoReadBack {
 		add("read all of it back and check it")
 	}
-	if p.MoveGPT {
-		add("move the backup partition table to the end of the disk")
-	}
-	return steps
+	return append(append(steps, w.fit.Changes...), w.grows...)
 }
 
 // imageNotices are what one must know before trusting a restored image.
@@ -146,15 +135,19 @@ func firmwareText(firmware string) string {
 
 // A restorer writes one image to one target.
 type restorer struct {
-	env    *Env
-	opts   *RestoreOptions
-	image  *image.Manifest
-	reader *reader.Reader
-	target *block.Target
-	pool   *block.Pool // for reading the target
-	fresh  bool        // all of the target reads as zeros before it is written
-	device bool
-	edge   int64 // blocks at either end that are written last
+	env        *Env
+	opts       *RestoreOptions
+	image      *image.Manifest
+	wanted     *wanted
+	reader     *reader.Reader
+	device     *block.Target // what is written to
+	target     canvas        // the same, by the offsets of the image
+	pool       *block.Pool   // for reading the target
+	fresh      bool          // all of the target reads as zeros before it is written
+	isFile     bool
+	first, end int64    // blocks of the image that are written
+	only       *cbt.Set // what of the target may be another than in the image; nil for all
+	edge       int64    // blocks at either end that are written last
 
 	throttle *throttle
 	counts   counters
@@ -163,14 +156,16 @@ type restorer struct {
 }
 
 // restore opens the target and does what was planned.
-func restore(ctx context.Context, env *Env, m *image.Manifest, plan *block.TargetPlan, opts *RestoreOptions, report *RestoreReport) (err error) {
+func restore(ctx context.Context, env *Env, w *wanted, plan *block.TargetPlan, opts *RestoreOptions, rb *rollback, report *RestoreReport) (err error) {
+	m := w.image
 	target, err := plan.Open()
 	if err != nil {
 		return err
 	}
 	r := &restorer{
-		env: env, opts: opts, image: m, reader: env.reader(), target: target,
-		fresh: plan.File && !opts.InPlace, device: !plan.File,
+		env: env, opts: opts, image: m, wanted: w, reader: w.reader, device: target,
+		fresh: plan.File && !opts.InPlace, isFile: plan.File,
+		first: w.region.Offset / int64(m.BlockSize), end: (w.region.End() + int64(m.BlockSize) - 1) / int64(m.BlockSize),
 		edge:     max(1, edgeSize/int64(m.BlockSize)),
 		throttle: newThrottle(opts.LimitWrite),
 	}
@@ -183,8 +178,22 @@ func restore(ctx context.Context, env *Env, m *image.Manifest, plan *block.Targe
 		return err
 	}
 	defer r.pool.Close()
+	if r.target, err = w.canvas(target); err != nil {
+		return r.explain(err)
+	}
+	if rb != nil {
+		r.stage = "the target is as it was"
+		rb.restorer, report.Rollback = r, rb.report
+		if err := rb.begin(ctx); err != nil {
+			return r.explain(err)
+		}
+	}
 	err = r.run(ctx, report)
+	if err == nil && rb != nil {
+		err = rb.end(ctx)
+	}
 	report.Written, report.Zeroed, report.Kept = r.written.data.Load(), r.written.zeroed.Load(), r.written.kept.Load()
+	report.Trusted = r.written.trusted.Load()
 	report.Segments = r.reader.Segments()
 	if err != nil {
 		return r.explain(err)
@@ -211,13 +220,13 @@ func (r *restorer) run(ctx context.Context, report *RestoreReport) error {
 		}
 		report.ReadBack = true
 	}
-	return r.finish(report)
+	return r.finish(ctx, report)
 }
 
 // invalidate takes away what an old system on a device could start from, and
 // makes that durable, before the first new byte is written.
 func (r *restorer) invalidate(ctx context.Context) error {
-	if !r.device || r.opts.InPlace {
+	if r.isFile || r.opts.InPlace {
 		return nil
 	}
 	r.stage = "the target's first and last MiB are zero, so that nothing starts from it"
@@ -226,26 +235,30 @@ func (r *restorer) invalidate(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := block.WipeBeyond(r.target, r.image.Size); err != nil {
+	if err := block.WipeBeyond(r.device, r.wanted.region.Length); err != nil {
 		return err
 	}
-	return r.target.Sync()
+	return r.device.Sync()
+}
+
+// ends returns where the first blocks end, which are written last, and where
+// the last ones begin.
+func (r *restorer) ends() (first, last int64) {
+	first = min(r.first+r.edge, r.end)
+	return first, max(first, r.end-r.edge)
 }
 
 // edges returns both ends of the image in bytes; they may be all of it.
 func (r *restorer) edges() []block.Extent {
-	n := min(r.edge*int64(r.image.BlockSize), r.image.Size)
-	last := max(n, (r.image.Blocks()-r.edge)*int64(r.image.BlockSize))
-	return []block.Extent{{Length: n}, {Offset: last, Length: r.image.Size - last}}
+	first, last := r.ends()
+	return []block.Extent{r.extent(r.first, first), r.extent(last, r.end)}
 }
 
 // write writes the middle, then the end, then the beginning.
 func (r *restorer) write(ctx context.Context) error {
-	stop := r.env.report("restore", r.opts.Target, "write", r.image.Size, &r.counts, func() int64 { return 0 })
+	stop := r.env.report("restore", r.opts.Target, "write", r.wanted.region.Length, &r.counts, func() int64 { return 0 })
 	defer stop()
-	blocks := r.image.Blocks()
-	first := min(r.edge, blocks)
-	last := max(first, blocks-r.edge)
+	first, last := r.ends()
 	if !r.opts.InPlace {
 		r.stage = "the target is incomplete: its first and last MiB are still zero, so that nothing starts from it; restore again"
 	} else {
@@ -258,36 +271,36 @@ func (r *restorer) write(ctx context.Context) error {
 	if err := r.target.Sync(); err != nil {
 		return err
 	}
-	if err := r.pass(ctx, last, blocks, r.writeWindow); err != nil {
+	if err := r.pass(ctx, last, r.end, r.writeWindow); err != nil {
 		return err
 	}
-	if err := r.pass(ctx, 0, first, r.writeWindow); err != nil {
+	if err := r.pass(ctx, r.first, first, r.writeWindow); err != nil {
 		return err
 	}
-	if r.device && r.opts.InPlace {
-		if err := block.WipeBeyond(r.target, r.image.Size); err != nil {
+	if !r.isFile && r.opts.InPlace {
+		if err := block.WipeBeyond(r.device, r.wanted.region.Length); err != nil {
 			return err
 		}
 	}
 	return r.target.Sync()
 }
 
-// finish makes a larger disk's partition table its own, and tells the kernel.
-func (r *restorer) finish(report *RestoreReport) error {
-	if !r.device {
+// finish writes what is another on this disk than in the image, and tells the
+// kernel.
+func (r *restorer) finish(ctx context.Context, report *RestoreReport) error {
+	if r.isFile {
 		return nil
 	}
-	if report.Plan.MoveGPT {
-		moved, err := block.MoveBackupGPT(r.target, r.image.Size)
-		if err == nil && moved {
-			err = r.target.Sync()
+	if fit := r.wanted.fit; !fit.Empty() {
+		r.stage = "all of the image is there, but its partition table is not fitted to this disk: restore again"
+		if err := fit.Write(ctx, r.wanted.source, r.device); err != nil {
+			return err
 		}
-		if err != nil {
-			// The image is there; its table is just as it was on the old disk.
-			report.Notices = append(report.Notices, err.Error())
+		if err := errors.Join(r.device.Sync(), fit.Check(r.device)); err != nil {
+			return err
 		}
 	}
-	if err := r.target.RereadTable(); err != nil {
+	if err := r.device.RereadTable(); err != nil {
 		report.Notices = append(report.Notices, err.Error())
 	}
 	return nil

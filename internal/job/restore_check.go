@@ -23,7 +23,12 @@ func (r *restorer) differing(ctx context.Context, w window) (refs []reader.Ref, 
 		r.counts.unchanged.Add(n)
 		r.counts.done.Add(n)
 	}
-	err = r.compare(ctx, w, comparison{isUntrusted, kept, func(n int64, ref *reader.Ref) error {
+	trusted := func(n int64) {
+		r.written.trusted.Add(n)
+		r.counts.unchanged.Add(n)
+		r.counts.done.Add(n)
+	}
+	err = r.compare(ctx, w, comparison{isUntrusted, kept, trusted, func(n int64, ref *reader.Ref) error {
 		mu.Lock()
 		defer mu.Unlock()
 		if ref != nil {
@@ -44,11 +49,11 @@ func (r *restorer) differing(ctx context.Context, w window) (refs []reader.Ref, 
 // ID with the map.
 func (r *restorer) readBack(ctx context.Context) error {
 	counts := new(counters)
-	stop := r.env.report("restore", r.opts.Target, "read back", r.image.Size, counts, func() int64 { return 0 })
+	stop := r.env.report("restore", r.opts.Target, "read back", r.wanted.region.Length, counts, func() int64 { return 0 })
 	defer stop()
 	done := func(n int64) { counts.done.Add(n) }
-	err := r.pass(ctx, 0, r.image.Blocks(), func(ctx context.Context, w window) error {
-		return r.compare(ctx, w, comparison{isWritten, done, func(n int64, _ *reader.Ref) error {
+	err := r.pass(ctx, r.first, r.end, func(ctx context.Context, w window) error {
+		return r.compare(ctx, w, comparison{isWritten, done, done, func(n int64, _ *reader.Ref) error {
 			return fmt.Errorf("read back %s at %d: block %d %w", r.opts.Target, n*int64(r.image.BlockSize), n, errNotKept)
 		}})
 	})
@@ -79,6 +84,7 @@ type stretch struct {
 type comparison struct {
 	is      func(h *image.Hasher, id image.ID, p []byte) bool
 	same    func(bytes int64)
+	skipped func(bytes int64)                    // was not looked at: a tracker vouches for it
 	differs func(n int64, ref *reader.Ref) error // ref is nil for a block that should be zero
 }
 
@@ -88,7 +94,7 @@ func (r *restorer) compare(ctx context.Context, w window, c comparison) error {
 	stretches := make(chan stretch, workers())
 	g.Go(func() error {
 		defer close(stretches)
-		return r.stretches(ctx, w, c.same, stretches)
+		return r.stretches(ctx, w, c, stretches)
 	})
 	for range workers() {
 		g.Go(func() error {
@@ -106,30 +112,37 @@ func (r *restorer) compare(ctx context.Context, w window, c comparison) error {
 
 // stretches cuts a window. Holes of the target that should be zeros are left
 // out: they are.
-func (r *restorer) stretches(ctx context.Context, w window, same func(int64), out chan<- stretch) error {
+func (r *restorer) stretches(ctx context.Context, w window, c comparison, out chan<- stretch) error {
 	bs := int64(r.image.BlockSize)
 	most := int64(r.pool.BufferSize()) / bs
 	refs := w.refs
 	for at := w.first; at < w.end; {
+		from, upTo := r.wantedFrom(at, w.end)
+		if from > at {
+			c.skipped(r.extent(at, from).Length)
+			for at = from; len(refs) > 0 && refs[0].Block < at; refs = refs[1:] {
+			}
+			continue
+		}
 		if len(refs) == 0 || refs[0].Block > at {
 			data, err := r.target.Data(at * bs)
 			if err != nil && err != io.EOF {
 				return err
 			}
-			next := w.end
+			next := upTo
 			if len(refs) > 0 {
-				next = refs[0].Block
+				next = min(next, refs[0].Block)
 			}
 			if err == nil {
 				next = min(next, data.Offset/bs)
 			}
 			if next > at {
-				same(r.extent(at, next).Length)
+				c.same(r.extent(at, next).Length)
 				at = next
 				continue
 			}
 		}
-		s := stretch{first: at, end: min(at+most, w.end)}
+		s := stretch{first: at, end: min(at+most, upTo)}
 		n := 0
 		for n < len(refs) && refs[n].Block < s.end {
 			n++
@@ -142,6 +155,20 @@ func (r *restorer) stretches(ctx context.Context, w window, same func(int64), ou
 		}
 	}
 	return nil
+}
+
+// wantedFrom returns the first run of blocks at or after at, and before end,
+// that are looked at. It begins at end if there is none.
+func (r *restorer) wantedFrom(at, end int64) (from, upTo int64) {
+	if r.only == nil {
+		return at, end
+	}
+	bs := int64(r.image.BlockSize)
+	e, ok := r.only.Next(at * bs)
+	if !ok || e.Offset >= end*bs {
+		return end, end
+	}
+	return max(at, e.Offset/bs), min(end, (e.End()+bs-1)/bs)
 }
 
 func (r *restorer) compareStretch(ctx context.Context, h *image.Hasher, s stretch, c comparison) error {

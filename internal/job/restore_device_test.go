@@ -10,8 +10,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-
-	"platter/block"
 )
 
 // loop makes a loop device over a file that holds content, and returns both.
@@ -102,7 +100,7 @@ func TestRestoreToADeviceOfTheSameSize(t *testing.T) {
 		if !bytes.Equal(onDisk(t, dev, file), disk) {
 			t.Errorf("in place %v: the device is not the image", inPlace)
 		}
-		if r.Plan.MoveGPT || !r.ReadBack || r.Plan.Destroys == "" || r.Written+r.Zeroed+r.Kept != size {
+		if !r.Plan.Fit.Empty() || !r.ReadBack || r.Plan.Destroys == "" || r.Written+r.Zeroed+r.Kept != size {
 			t.Errorf("in place %v: %+v", inPlace, r)
 		}
 		if again := mustRestore(t, env, RestoreOptions{Image: "disk", Target: dev, InPlace: true}); again.Written+again.Zeroed != 0 {
@@ -119,7 +117,7 @@ func TestRestoreToALargerDiskFitsItsTable(t *testing.T) {
 	for _, inPlace := range []bool{false, true} {
 		dev, file := loop(t, junk(t, larger), 512)
 		r := mustRestore(t, env, RestoreOptions{Image: "disk", Target: dev, InPlace: inPlace})
-		if !r.Plan.MoveGPT || len(r.Plan.Notices) != 0 {
+		if r.Plan.Fit.Empty() || len(r.Plan.Notices) != 0 {
 			t.Errorf("in place %v: %+v", inPlace, r.Plan)
 		}
 		got := onDisk(t, dev, file)
@@ -154,19 +152,7 @@ func TestRestoreRefusesBeforeTheFirstWrite(t *testing.T) {
 	const size = 8 << 20
 	env := newEnv(t, 64<<10)
 	diskImage(t, env, gptDisk(t, size))
-	for name, c := range map[string]struct {
-		size, sector int
-	}{"too small": {size - 4096, 512}, "another sector size": {size, 4096}} {
-		old := junk(t, c.size)
-		dev, file := loop(t, old, c.sector)
-		_, err := Restore(t.Context(), env, RestoreOptions{Image: "disk", Target: dev, Confirm: yes})
-		if !errors.Is(err, block.ErrRefused) {
-			t.Errorf("%s: got %v, want a refusal", name, err)
-		}
-		if !bytes.Equal(onDisk(t, dev, file), old) {
-			t.Errorf("%s: the device was written to", name)
-		}
-	}
+	refused(t, env, size-4096, 512, RestoreOptions{Image: "disk"}, "is too small")
 }
 
 // A restore that dies leaves nothing that starts, neither old nor new.

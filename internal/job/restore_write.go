@@ -12,7 +12,7 @@ import (
 )
 
 // restoreCounts are bytes.
-type restoreCounts struct{ data, zeroed, kept atomic.Int64 }
+type restoreCounts struct{ data, zeroed, kept, trusted atomic.Int64 }
 
 // A window is a stretch of the image with all that its map says: blocks that
 // are not in refs are zero.
@@ -78,7 +78,11 @@ func (r *restorer) fetch(ctx context.Context, first, end int64, most int, window
 	if err := take(); err != nil {
 		return err
 	}
-	err := r.reader.Walk(ctx, reader.MapOf(r.image), first, end, func(at int64, p *image.Page) error {
+	err := r.reader.WalkAll(ctx, reader.MapOf(r.image), first, end, reader.Visitor{Enter: r.enters, Page: func(n reader.Node, p *image.Page) error {
+		if n.Level > 0 {
+			return nil
+		}
+		at := n.First
 		if len(w.refs)+image.PageEntries > most {
 			if err := send(max(first, at)); err != nil {
 				return err
@@ -89,11 +93,16 @@ func (r *restorer) fetch(ctx context.Context, first, end int64, most int, window
 		}
 		w.refs = appendRefs(w.refs, r.image, at, p, first, end)
 		return nil
-	})
+	}})
 	if err != nil {
 		return err
 	}
 	return send(end)
+}
+
+// enters reports whether a page of the map is about anything that is looked at.
+func (r *restorer) enters(n reader.Node) bool {
+	return r.only == nil || r.only.Contains(r.extent(n.First, min(n.First+image.PageBlocks(n.Level), r.image.Blocks())))
 }
 
 // appendRefs adds the blocks of a leaf page that lie between first and end and
