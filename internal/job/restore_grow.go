@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"platter/block"
-	"platter/block/command"
+	programs "platter/block/command"
 )
 
 // Grown tells what became of a partition's filesystem after the partition grew.
@@ -53,7 +53,7 @@ func planGrow(p *block.Partition) (step string, err error) {
 		return "", fmt.Errorf("%w: --grow cannot enlarge %s: restore without --grow, and enlarge it by its own system's tools", ErrUsage, contentName(p.Content))
 	}
 	for _, name := range tools {
-		if _, err := command.Find(name); err != nil {
+		if _, err := programs.Find(name); err != nil {
 			return "", fmt.Errorf("%w: --grow needs %s to enlarge %s, and it is not installed: install Debian's package %s, or restore without --grow", ErrUsage, name, p.Content, packageOf(name))
 		}
 	}
@@ -97,20 +97,20 @@ func grow(ctx context.Context, disk string, p *block.Partition) (done string, er
 	switch p.Content {
 	case "ext2", "ext3", "ext4":
 		// It replays the journal; 1 and 2 mean that what it found is mended.
-		if _, err := command.Run(ctx, "e2fsck", "-f", "-p", dev); err != nil {
+		if _, err := programs.Run(ctx, "e2fsck", "-f", "-p", dev); err != nil {
 			if code := exitCode(err); code != 1 && code != 2 {
 				return "", err
 			}
 		}
-		_, err = command.Run(ctx, "resize2fs", dev)
+		_, err = programs.Run(ctx, "resize2fs", dev)
 	case "xfs":
 		err = whileMounted(dev, "xfs", "nouuid", func(dir string) error {
-			_, err := command.Run(ctx, "xfs_growfs", "-d", dir)
+			_, err := programs.Run(ctx, "xfs_growfs", "-d", dir)
 			return err
 		})
 	case "btrfs":
 		err = whileMounted(dev, "btrfs", "", func(dir string) error {
-			_, err := command.Run(ctx, "btrfs", "filesystem", "resize", "max", dir)
+			_, err := programs.Run(ctx, "btrfs", "filesystem", "resize", "max", dir)
 			return err
 		})
 	case "swap":
@@ -152,11 +152,11 @@ func whileMounted(dev, kind, options string, f func(dir string) error) (err erro
 func growSwap(ctx context.Context, dev string) error {
 	args := []string{}
 	for flag, tag := range map[string]string{"-U": "UUID", "-L": "LABEL"} {
-		out, err := command.Run(ctx, "blkid", "-p", "-o", "value", "-s", tag, dev)
+		out, err := programs.Run(ctx, "blkid", "-p", "-o", "value", "-s", tag, dev)
 		if v := strings.TrimSpace(string(out)); err == nil && v != "" {
 			args = append(args, flag, v)
 		}
 	}
-	_, err := command.Run(ctx, "mkswap", append(args, dev)...)
+	_, err := programs.Run(ctx, "mkswap", append(args, dev)...)
 	return err
 }
