@@ -191,7 +191,8 @@ func TestLeftoversOfVolumesGo(t *testing.T) {
 	}
 }
 
-// What cannot be is refused, and says what to do.
+// What cannot be is refused, and says what to do. The disk has 512 MiB: not enough
+// for a volume of 300 twice.
 func TestViewsThatCannotBe(t *testing.T) {
 	guest.Only(t)
 	r := newRig(t)
@@ -218,15 +219,14 @@ func TestViewsThatCannotBe(t *testing.T) {
 	if f := fits(r.pool.Device("v@mine")); f.OK || !strings.Contains(f.Why, "is a snapshot") {
 		t.Errorf("a snapshot: got %+v, want that it does not fit", f)
 	}
-	r.pool.Run("zfs", "create", "-o", "quota=40m", "views/small")
-	r.pool.Run("zfs", "create", "-V", "24m", "views/small/thick")
-	path := r.pool.Device("small/thick")
-	if out, err := exec.CommandContext(t.Context(), "busybox", "dd", "if=/dev/zero", "of="+path, "bs=1M", "count=24", "conv=fsync").CombinedOutput(); err != nil {
+	r.pool.Run("zfs", "create", "-V", "300m", "views/thick")
+	path := r.pool.Device("thick")
+	if out, err := exec.CommandContext(t.Context(), "busybox", "dd", "if=/dev/urandom", "of="+path, "bs=1M", "count=300", "conv=fsync").CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
 	d, err := block.Look(path)
 	r.must(err)
-	if _, err := p.Take(t.Context(), d, snapshot.Options{Run: dead}); err == nil || !strings.Contains(err.Error(), "refreservation=none views/small/thick") {
+	if _, err := p.Take(t.Context(), d, snapshot.Options{Run: dead}); err == nil || !strings.Contains(err.Error(), "refreservation=none views/thick") {
 		t.Errorf("a volume without room: got %v, want advice", err)
 	}
 }
