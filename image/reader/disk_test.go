@@ -50,7 +50,7 @@ type packer struct {
 func (p *packer) add(t testing.TB, id image.ID, plain []byte) image.Location {
 	t.Helper()
 	if p.c == nil {
-		p.c = p.d.Codec()
+		p.c = new(segment.Codec)
 	}
 	stored, flags, err := p.c.Encode(plain)
 	if err != nil {

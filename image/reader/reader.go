@@ -67,7 +67,15 @@ const (
 type worker struct {
 	codec   *segment.Codec
 	hasher  *image.Hasher
-	in, out []byte // aligned for O_DIRECT
+	in, out []byte // aligned for O_DIRECT; they grow to what is asked for
+}
+
+// room returns b, or a longer buffer in its place.
+func room(b []byte, n int) []byte {
+	if len(b) >= n {
+		return b
+	}
+	return store.AllocAligned(n)
 }
 
 // New returns a Reader of r that uses about memory bytes for its caches and
@@ -97,10 +105,7 @@ func (r *Reader) acquire(ctx context.Context) (*worker, error) {
 	select {
 	case w := <-r.workers:
 		if w == nil {
-			w = &worker{
-				codec: new(segment.Codec), hasher: r.repo.Hasher(),
-				in: store.AllocAligned(r.span + overhang), out: store.AllocAligned(max(runSize, r.stride)),
-			}
+			w = &worker{codec: new(segment.Codec), hasher: r.repo.Hasher()}
 		}
 		return w, nil
 	case <-ctx.Done():

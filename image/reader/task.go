@@ -33,6 +33,7 @@ func (b *batch) work(ctx context.Context, t task) error {
 	}
 	for items := t.items; len(items) > 0; {
 		n := b.fill(items)
+		w.out = room(w.out, min(n, b.slots())*b.stride)
 		good, err := b.decode(ctx, w, t.footer, in, items[:n])
 		if err == nil && b.visit != nil {
 			err = b.deliver(ctx, w, good)
@@ -58,6 +59,7 @@ func (b *batch) load(ctx context.Context, w *worker, t task) (s span) {
 	first, last := &t.footer.Records[t.items[0].record()], &t.footer.Records[t.items[len(t.items)-1].record()]
 	s.at = first.Offset &^ (store.Align - 1)
 	end := (last.Offset + int64(last.Stored) + store.Align - 1) &^ (store.Align - 1)
+	w.in = room(w.in, int(end-s.at))
 	s.bytes = w.in[:end-s.at]
 	s.err = b.reader.repo.Store.ReadAt(ctx, segment.Name(t.footer.ID), s.bytes, s.at)
 	return s
@@ -65,17 +67,19 @@ func (b *batch) load(ctx context.Context, w *worker, t task) (s span) {
 
 // fill returns how many of the items, at least one, w.out holds together.
 func (b *batch) fill(items []item) int {
-	most := max(1, max(runSize, b.reader.stride)/b.stride)
 	for n, slots := 1, 1; n < len(items); n++ {
 		if items[n].key == items[n-1].key {
 			continue // another place for the same record
 		}
-		if slots++; slots > most {
+		if slots++; slots > b.slots() {
 			return n
 		}
 	}
 	return len(items)
 }
+
+// slots is how many records w.out holds at most.
+func (b *batch) slots() int { return max(1, max(runSize, b.reader.stride)/b.stride) }
 
 // A slot is an item and where in the worker's out its block is.
 type slot struct {

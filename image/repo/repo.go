@@ -199,11 +199,6 @@ func (c *Config) check() error {
 // Hasher returns a Hasher of the repository's domain for one goroutine.
 func (r *Repo) Hasher() *image.Hasher { return r.hasher.Clone() }
 
-// Codec returns a Codec for the repository's blocks and pages.
-func (r *Repo) Codec() *segment.Codec {
-	return segment.NewCodec(max(r.Config.BlockSize, image.MaxPageEncoded))
-}
-
 // Segments calls f for every segment, in order of name.
 func (r *Repo) Segments(ctx context.Context, f func(id image.SegmentID, size int64, modified time.Time) error) error {
 	return r.Store.List(ctx, "segments/", func(o store.Info) error {
@@ -244,7 +239,7 @@ func (r *Repo) ReadPage(ctx context.Context, f *segment.Footer, n int) (*image.P
 	if err := r.Store.ReadAt(ctx, segment.Name(f.ID), stored, rec.Offset); err != nil {
 		return nil, err
 	}
-	return r.decodePage(f, n, stored, r.Codec(), r.Hasher())
+	return r.decodePage(f, n, stored, new(segment.Codec), r.Hasher())
 }
 
 func (r *Repo) decodePage(f *segment.Footer, n int, stored []byte, c *segment.Codec, h *image.Hasher) (*image.Page, error) {
@@ -275,7 +270,7 @@ func (r *Repo) Pages(ctx context.Context, f *segment.Footer, visit func(record i
 	if err := r.Unlock(ctx, f); err != nil {
 		return err
 	}
-	c, h := r.Codec(), r.Hasher()
+	c, h := new(segment.Codec), r.Hasher()
 	var buf []byte
 	for first := 0; first < len(f.Records); {
 		last := first

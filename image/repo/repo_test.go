@@ -330,7 +330,7 @@ func TestPagesReadBackFromASegment(t *testing.T) {
 			p.Entries[j], p.Hints[j] = sum, image.Location{Segment: image.SegmentID{1}, Record: uint32(j)}
 		}
 		plain := p.Encode(nil)
-		stored, flags, err := r.Codec().Encode(plain)
+		stored, flags, err := new(segment.Codec).Encode(plain)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -9,16 +9,11 @@ import (
 	"platter/image"
 )
 
-// A Codec encodes and decodes payloads. It belongs to one goroutine.
+// A Codec encodes and decodes payloads. The zero Codec is ready. It belongs to
+// one goroutine.
 type Codec struct {
-	lz4        lz4.Compressor
-	out, check []byte
+	out, check []byte // for encoding, made when first needed
 	open       []byte // a payload that was sealed
-}
-
-// NewCodec returns a Codec for plain payloads of at most maxPlain bytes.
-func NewCodec(maxPlain int) *Codec {
-	return &Codec{out: make([]byte, maxPlain), check: make([]byte, maxPlain)}
 }
 
 // Encode returns plain as an LZ4 block, or plain itself where LZ4 saves less
@@ -27,7 +22,11 @@ func NewCodec(maxPlain int) *Codec {
 // It is decoded again and compared with plain before it is returned: an
 // encoder's or memory's mistake must not be found on the day of a restore.
 func (c *Codec) Encode(plain []byte) (stored []byte, flags uint8, err error) {
-	n, err := c.lz4.CompressBlock(plain, c.out[:len(plain)-len(plain)/64])
+	if len(c.out) < len(plain) {
+		c.out, c.check = make([]byte, len(plain)), make([]byte, len(plain))
+	}
+	// LZ4's table comes from a pool: most codecs never encode.
+	n, err := lz4.CompressBlock(plain, c.out[:len(plain)-len(plain)/64], nil)
 	if err != nil || n == 0 {
 		return plain, 0, nil // it does not fit: incompressible
 	}

@@ -11,7 +11,7 @@ import (
 
 func TestCodecGivesBackWhatItTook(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 1))
-	c := NewCodec(1 << 20)
+	c := new(Codec)
 	for _, n := range []int{1, 2, 12, 13, 63, 64, 65, 4095, 4096, 64 << 10, 1<<20 - 1, 1 << 20} {
 		for name, plain := range map[string][]byte{"random": random(rng, n), "repeated": compressible(rng, n), "zeros": make([]byte, n)} {
 			want := bytes.Clone(plain)
@@ -49,7 +49,7 @@ func bomb(n int) []byte {
 }
 
 func TestCodecFillsExactlyAndNoMore(t *testing.T) {
-	c := NewCodec(1 << 20)
+	c := new(Codec)
 	const n = 1 << 20
 	payload := bomb(n)
 	dst := make([]byte, n+64)
@@ -81,7 +81,7 @@ func TestCodecFillsExactlyAndNoMore(t *testing.T) {
 
 func TestCodecSurvivesDamage(t *testing.T) {
 	rng := rand.New(rand.NewPCG(2, 2))
-	c := NewCodec(8192)
+	c := new(Codec)
 	plain := append(compressible(rng, 3000), random(rng, 1000)...)
 	stored, flags, err := c.Encode(plain)
 	if err != nil || flags != FlagLZ4 {

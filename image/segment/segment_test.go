@@ -55,7 +55,7 @@ func build(t testing.TB, kind Kind, buf []byte, plain ...[]byte) sample {
 		}
 	}
 	b := NewBuilder(buf, kind, testRepository, testRun, testKeys, testTime)
-	codec := NewCodec(len(buf))
+	codec := new(Codec)
 	for i, p := range plain {
 		stored, flags, err := codec.Encode(p)
 		if err != nil {

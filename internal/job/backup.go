@@ -471,7 +471,7 @@ func (p *pass) do(ctx context.Context) error {
 		group.Go(func() error { return im.work(ctx, chunks) })
 	}
 	group.Go(func() (err error) {
-		mp := &mapper{env: r.env, pages: r.pages, hasher: r.env.Repo.Hasher(), codec: r.env.Repo.Codec(), ctx: ctx, usable: r.usable, damaged: r.damaged, marks: marks}
+		mp := &mapper{env: r.env, pages: r.pages, hasher: r.env.Repo.Hasher(), codec: new(segment.Codec), ctx: ctx, usable: r.usable, damaged: r.damaged, marks: marks}
 		m.Root, m.RootAt, err = mp.build(m.Blocks(), steps)
 		return err
 	})

@@ -41,7 +41,7 @@ type imager struct {
 
 // work deals with chunks until there are no more.
 func (m *imager) work(ctx context.Context, chunks <-chan chunk) error {
-	w := &worker{imager: m, hasher: m.env.Repo.Hasher(), codec: m.env.Repo.Codec()}
+	w := &worker{imager: m, hasher: m.env.Repo.Hasher(), codec: new(segment.Codec)}
 	for {
 		select {
 		case c, ok := <-chunks:
@@ -70,9 +70,6 @@ type worker struct {
 }
 
 func (w *worker) chunk(ctx context.Context, c chunk) error {
-	if w.arena == nil {
-		w.arena = make([]byte, 0, w.pool.BufferSize())
-	}
 	buf, err := w.pool.Get(ctx)
 	if err != nil {
 		return err
@@ -80,6 +77,7 @@ func (w *worker) chunk(ctx context.Context, c chunk) error {
 	defer w.pool.Put(buf)
 	off := (c.leaf.first + int64(c.first)) * w.blockSize
 	buf = buf[:min(int64(c.blocks)*w.blockSize, w.size-off)]
+	w.arena = slices.Grow(w.arena, len(buf)) // payloads are not longer than blocks
 	if err := w.throttle.wait(ctx, len(buf)); err != nil {
 		return err
 	}

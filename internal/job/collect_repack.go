@@ -49,7 +49,7 @@ func (c *collector) repack(ctx context.Context) error {
 func (c *collector) move(ctx context.Context, sources []source) error {
 	p := &packer{
 		c: c, sources: ids(sources), read: newThrottle(c.opts.LimitRead), write: newThrottle(c.opts.LimitWrite),
-		codec: c.env.Repo.Codec(), hasher: c.env.Repo.Hasher(), mine: map[image.SegmentID]bool{},
+		codec: new(segment.Codec), hasher: c.env.Repo.Hasher(), mine: map[image.SegmentID]bool{},
 	}
 	defer p.end(ctx)
 	for len(sources) > 0 {

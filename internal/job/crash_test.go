@@ -169,7 +169,7 @@ func (s *story) images(after *crashfs.FS) (*repo.Repo, error) {
 // readSimply reads a whole image by the hints of its pages alone, one block
 // after the other.
 func readSimply(r *repo.Repo, m *image.Manifest) ([]byte, error) {
-	ctx, codec, hasher := context.Background(), r.Codec(), r.Hasher()
+	ctx, codec, hasher := context.Background(), new(segment.Codec), r.Hasher()
 	footers := map[image.SegmentID]*segment.Footer{}
 	footer := func(at image.Location) (f *segment.Footer, err error) {
 		if f = footers[at.Segment]; f == nil {

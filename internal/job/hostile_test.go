@@ -35,7 +35,7 @@ func (f *forger) segmentOf(size int, kind segment.Kind, records ...forged) (at [
 	f.Helper()
 	b := f.env.Repo.NewSegment(make([]byte, size), kind, [16]byte{1})
 	for _, r := range records {
-		payload, flags, err := segment.NewCodec(max(1<<20, len(r.plain))).Encode(r.plain)
+		payload, flags, err := new(segment.Codec).Encode(r.plain)
 		if err != nil {
 			f.Fatal(err)
 		}

@@ -70,7 +70,7 @@ func hugeImage(t *testing.T, r *repo.Repo, seq, blocks int) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	buf, h, c := store.AllocAligned(8<<20), r.Hasher(), r.Codec()
+	buf, h, c := store.AllocAligned(8<<20), r.Hasher(), new(segment.Codec)
 	var b *segment.Builder
 	flush := func() error {
 		object, f := b.Seal()
