@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"time"
 
 	"filippo.io/age"
@@ -278,6 +279,7 @@ func (s *Slot) key(secret []byte) (key [32]byte, err error) {
 		return key, fmt.Errorf("argon2id costs %+v: %w", a, image.ErrCorrupt)
 	}
 	copy(key[:], argon2.IDKey(secret, salt, a.Time, a.Memory, a.Threads, uint32(len(key))))
+	runtime.GC() // the next slot's 128 MiB take the place of these
 	return key, nil
 }
 

@@ -90,8 +90,9 @@ func recipientSlot(d *keys.Domain, text, label string) (string, []byte, error) {
 }
 
 // maxSlotCost is how much work with a password may be, by what one new slot
-// costs: whoever writes to the store could add slots without end.
-const maxSlotCost = 48
+// costs, some 0.15 s of a processor: whoever writes to the store could add slots
+// without end.
+const maxSlotCost = 24
 
 // openKeys tries every slot until one opens and holds the keys of the config,
 // with the data key if any slot gives that. A slot that a dead init left

@@ -2,12 +2,16 @@ package repo
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"maps"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"filippo.io/age"
 
@@ -371,5 +375,40 @@ func TestPlainRepositoryInThePlaceOfASealedOne(t *testing.T) {
 	rewrite(t, st, nil, keys.KindConfig, "config", func(m map[string]any) { m["domain"] = sealed.Config.Domain }, nil)
 	if _, err := Open(context.Background(), st); !errors.Is(err, image.ErrCorrupt) {
 		t.Errorf("with the fingerprint of other keys: %v, want corrupt", err)
+	}
+}
+
+// Whoever can write to the store can add slots before all others, each as dear
+// as one may be: a password is not tried on all of them. Who has a key file
+// comes in as ever.
+func TestPasswordIsTriedOnAFewSlots(t *testing.T) {
+	_, st := newSealed(t)
+	for n := range 40 {
+		name := fmt.Sprintf("keys/%032x", n)
+		object, _, err := (*keys.Domain)(nil).Seal(keys.KindSlot, name, keys.Slot{
+			Type: keys.SlotPassphrase, Salt: strings.Repeat("00", 16), Sealed: base64.StdEncoding.EncodeToString(make([]byte, 100)),
+			Argon2id: &keys.Argon2id{Time: 16, Memory: 128 << 10, Threads: 1},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		st.Replace(name, object)
+	}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	start := time.Now()
+	_, err := Unlock(t.Context(), st, oldPassword)
+	runtime.ReadMemStats(&after)
+	if !errors.Is(err, image.ErrCorrupt) || !strings.Contains(err.Error(), "too many password slots") {
+		t.Errorf("got %v, want too many password slots", err)
+	}
+	// Each slot that is tried takes 128 MiB, one after the other, and 2 GiB of work.
+	tried := (after.TotalAlloc - before.TotalAlloc) >> 27
+	if tried < 1 || tried > 2 || after.Sys > before.Sys+200<<20 {
+		t.Errorf("%d slots tried, want 1 or 2, with %d MiB", tried, (after.Sys-before.Sys)>>20)
+	}
+	t.Logf("%d slots tried in %v, with %d MiB", tried, time.Since(start), (after.Sys-before.Sys)>>20)
+	if !opensWith(t, st, keyFile) {
+		t.Error("the key file opens nothing")
 	}
 }
