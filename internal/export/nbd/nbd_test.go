@@ -152,6 +152,10 @@ func TestClientsReadTheDisk(t *testing.T) {
 			t.Errorf("%s read another disk: %d bytes, %v", name, len(got), err)
 		}
 	}
+	same := filepath.Join(dir, "nbdcopy")
+	tool(t, "qemu-img", "compare", "-f", "raw", "-F", "raw", uri, same)
+	tool(t, "nbdkit", "-r", "-U", "-", "nbd", "uri="+uri, "--run", "nbdcopy $uri "+filepath.Join(dir, "through-nbdkit"))
+	tool(t, "cmp", same, filepath.Join(dir, "through-nbdkit"))
 	info := tool(t, "nbdinfo", uri)
 	for _, say := range []string{"export-size: 9437696", "is_read_only: true", "can_multi_conn: true", "base:allocation", "block_size_maximum: 33554432"} {
 		if !strings.Contains(info, say) {
