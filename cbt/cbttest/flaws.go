@@ -3,6 +3,7 @@ package cbttest
 import (
 	"context"
 	"errors"
+	"slices"
 	"testing"
 
 	"platter/block"
@@ -17,9 +18,13 @@ type Flaw struct {
 }
 
 // CatchFlaws breaks trackers that open makes in each of a dozen ways, and fails
-// where the suite does not notice. They have a Grain, and give sets.
-func CatchFlaws(t *testing.T, open func(t testing.TB, size int64, wrap func(cbt.Tracker) cbt.Tracker) Fixture) {
+// where the suite does not notice. They have a Grain, and give sets. Left out is
+// what is no flaw of theirs.
+func CatchFlaws(t *testing.T, open func(t testing.TB, size int64, wrap func(cbt.Tracker) cbt.Tracker) Fixture, leftOut ...string) {
 	for _, f := range flaws() {
+		if slices.Contains(leftOut, f.Name) {
+			continue
+		}
 		t.Run(f.Name, func(t *testing.T) {
 			err := Try(t, f.Story, func(t testing.TB, size int64) Fixture { return open(t, size, f.Wrap) })
 			if err == nil {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync/atomic"
 	"testing"
 
@@ -28,6 +29,18 @@ func TestEraPassesTheSuite(t *testing.T) {
 	cbttest.Run(t, func(t testing.TB, size int64) cbttest.Fixture { return newRig(t, g, size).fixture() })
 }
 
+// D12: a tracker of them that is wrong anywhere does not pass. To commit too early
+// is no flaw: the kernel keeps all eras.
+func TestFlawsAreCaught(t *testing.T) {
+	guest.Only(t)
+	g := volumes.NewGroup(t, "flaws", "/dev/vda")
+	cbttest.CatchFlaws(t, func(t testing.TB, size int64, wrap func(cbt.Tracker) cbt.Tracker) cbttest.Fixture {
+		r := newRig(t, g, size)
+		r.wrap = wrap
+		return r.fixture()
+	}, "commits when it marks")
+}
+
 // A rig is a dm-era device.
 type rig struct {
 	t            testing.TB
@@ -36,6 +49,8 @@ type rig struct {
 	origin, meta string
 	size         int64
 	device       cbttest.Device
+	views        []snapshot.View               // those not closed
+	wrap         func(cbt.Tracker) cbt.Tracker // breaks the tracker; nil for one that is right
 }
 
 var next atomic.Int64
@@ -82,12 +97,24 @@ func (r *rig) begin(ctx context.Context, consumer string) (cbt.Tracker, error) {
 	if err != nil {
 		return nil, errors.Join(err, v.Close())
 	}
-	return &run{tracker, v}, nil
+	if r.wrap != nil {
+		tracker = r.wrap(tracker)
+	}
+	r.views = append(r.views, v)
+	return &run{tracker, r, v}, nil
 }
 
 // crash ends the device as a power cut does not: what a dead process leaves is a
 // snapshot of the metadata.
 func (r *rig) crash() error {
+	var errs []error
+	for _, v := range r.views {
+		errs = append(errs, v.Close())
+	}
+	r.views = nil
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
 	mark := "/var/lib/platter/dm-era/" + r.name
 	if err := os.WriteFile(mark, nil, 0o644); err != nil {
 		return err
@@ -135,10 +162,14 @@ func (c coherent) flush(err error) error {
 // A run closes its view with its tracker, as runs do.
 type run struct {
 	cbt.Tracker
+	rig  *rig
 	view snapshot.View
 }
 
-func (r *run) Close() error { return errors.Join(r.Tracker.Close(), r.view.Close()) }
+func (r *run) Close() error {
+	r.rig.views = slices.DeleteFunc(r.rig.views, func(v snapshot.View) bool { return v == r.view })
+	return errors.Join(r.Tracker.Close(), r.view.Close())
+}
 
 // Of a discard of several blocks dm-era may mark only the first, which is why a
 // history ends with one.

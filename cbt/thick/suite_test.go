@@ -13,3 +13,9 @@ func TestThickPassesTheSuite(t *testing.T) {
 	g := volumes.NewGroup(t, "suite", "/dev/vda")
 	volumes.Suite(t, g, lvm.Thick{}, thick.Opener{}, g.Thick)
 }
+
+// D12: a tracker of them that is wrong anywhere does not pass.
+func TestFlawsAreCaught(t *testing.T) {
+	g := volumes.NewGroup(t, "flaws", "/dev/vda")
+	volumes.CatchFlaws(t, g, lvm.Thick{}, thick.Opener{}, g.Thick)
+}

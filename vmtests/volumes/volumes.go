@@ -105,19 +105,30 @@ func (g *Group) unused() string { return fmt.Sprintf("lv%d", g.next.Add(1)) }
 // size, with the snapshots of a provider and the trackers of an opener.
 func Suite(t *testing.T, g Maker, p snapshot.Provider, o cbt.Opener, create func(name string, size int64) string) {
 	cbttest.Run(t, func(t testing.TB, size int64) cbttest.Fixture {
-		f := &fixture{t: t, group: g, provider: p, opener: o}
-		f.path = create(g.unused(), size)
-		t.Cleanup(func() {
-			if err := f.crash(); err != nil {
-				t.Error(err)
-			}
-			g.Remove(f.path)
-		})
-		return cbttest.Fixture{
-			Device: f.device(),
-			Open:   f.open, Crash: f.crash, Grain: 64 << 10,
-		}
+		return newFixture(t, g, p, o, create, size, nil)
 	})
+}
+
+// CatchFlaws breaks the trackers that Suite is run with, each in its turn.
+func CatchFlaws(t *testing.T, g Maker, p snapshot.Provider, o cbt.Opener, create func(name string, size int64) string) {
+	cbttest.CatchFlaws(t, func(t testing.TB, size int64, wrap func(cbt.Tracker) cbt.Tracker) cbttest.Fixture {
+		return newFixture(t, g, p, o, create, size, wrap)
+	})
+}
+
+func newFixture(t testing.TB, g Maker, p snapshot.Provider, o cbt.Opener, create func(name string, size int64) string, size int64, wrap func(cbt.Tracker) cbt.Tracker) cbttest.Fixture {
+	f := &fixture{t: t, group: g, provider: p, opener: o, wrap: wrap}
+	f.path = create(g.unused(), size)
+	t.Cleanup(func() {
+		if err := f.crash(); err != nil {
+			t.Error(err)
+		}
+		g.Remove(f.path)
+	})
+	return cbttest.Fixture{
+		Device: f.device(),
+		Open:   f.open, Crash: f.crash, Grain: 64 << 10,
+	}
 }
 
 // A fixture is a volume whose runs are all of one process, which can die.
@@ -126,6 +137,7 @@ type fixture struct {
 	group    Maker
 	provider snapshot.Provider
 	opener   cbt.Opener
+	wrap     func(cbt.Tracker) cbt.Tracker // breaks the tracker; nil for one that is right
 	path     string
 	views    []snapshot.View // those not closed
 }
@@ -147,6 +159,9 @@ func (f *fixture) open(ctx context.Context, consumer string) (cbt.Tracker, error
 	tracker, err := f.opener.Open(ctx, v, c)
 	if err != nil {
 		return nil, err
+	}
+	if f.wrap != nil {
+		tracker = f.wrap(tracker)
 	}
 	return &run{tracker, f, v}, nil
 }
