@@ -35,5 +35,16 @@ func TestSuitesInGuests(t *testing.T) {
 	}
 }
 
+// Disks in use, of kinds that need a guest.
+func TestDisksInUseInAGuest(t *testing.T) {
+	if !vm() {
+		t.Skip("SKIPPED, minutes of a guest: make vm")
+	}
+	guest.Open(t).Test(t, guest.Boot{Disks: []string{guest.Disk(t, 512<<20)}},
+		guest.Tests{Package: "platter/block/freeze", Args: "-test.run=Drain"},
+		guest.Tests{Package: "platter/cbt/live", Args: "-test.run=Delayed"},
+	)
+}
+
 // vm reports whether all rounds in guests are wanted.
 func vm() bool { return os.Getenv("PLATTER_TEST_VM") != "" }

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// command is the first argument of the watching process.
-const command = "freeze-watchdog"
+// watchCommand is the first argument of the watching process.
+const watchCommand = "freeze-watchdog"
 
 // What is said to the watching process, and what it answers to each.
 const (
@@ -41,7 +41,7 @@ func newGuard(all []*filesystem, limit time.Duration) (g *guard, err error) {
 		return nil, errors.Join(err, in.Close(), to.Close())
 	}
 	g = &guard{to: to, from: from}
-	g.cmd = exec.Command("/proc/self/exe", command, strconv.FormatInt(limit.Milliseconds(), 10))
+	g.cmd = exec.Command("/proc/self/exe", watchCommand, strconv.FormatInt(limit.Milliseconds(), 10))
 	g.cmd.Args[0] = "platter"
 	g.cmd.Stdin, g.cmd.Stdout = in, out
 	// What stops this process from the terminal must not stop that one.

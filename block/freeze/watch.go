@@ -13,14 +13,25 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Watch is the whole of the watching process, and returns false in any other.
+// Watch is the whole of this package's processes, and returns false in any other.
 // A program calls it before it does anything else, and exits if it was.
 func Watch() bool {
-	if len(os.Args) != 3 || os.Args[1] != command {
+	if len(os.Args) != 3 {
 		return false
 	}
-	if err := watch(os.Args[2]); err != nil {
-		fmt.Fprintf(os.Stderr, "platter: watch over a freeze: %v\n", err)
+	var err error
+	switch os.Args[1] {
+	case watchCommand:
+		if err = watch(os.Args[2]); err != nil {
+			err = fmt.Errorf("platter: watch over a freeze: %w", err)
+		}
+	case drainCommand:
+		err = drain(os.Args[2])
+	default:
+		return false
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 	return true
@@ -31,19 +42,28 @@ func watch(limit string) error {
 	if err != nil {
 		return err
 	}
-	signal.Ignore(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
-	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("-1000"), 0)
 	w := &watcher{limit: time.Duration(ms) * time.Millisecond, words: make(chan byte)}
 	for fd := 3; unix.Fstat(fd, new(unix.Stat_t)) == nil && isDir(fd); fd++ {
 		w.dirs = append(w.dirs, fd)
 	}
-	debug.SetGCPercent(-1) // it has all the memory that it will ever need
-	if err := unix.Mlockall(unix.MCL_CURRENT | unix.MCL_FUTURE); err != nil && !errors.Is(err, unix.ENOMEM) && !errors.Is(err, unix.EPERM) {
-		return fmt.Errorf("lock into memory: %w", err)
+	if err := settleIn(); err != nil {
+		return err
 	}
 	go w.listen()
 	w.answer(ready)
 	w.run()
+	return nil
+}
+
+// settleIn makes this process one that needs no disk, and that little can end.
+func settleIn() error {
+	signal.Ignore(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
+	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("-1000"), 0)
+	debug.SetGCPercent(-1) // it has all the memory that it will ever need
+	err := unix.Mlockall(unix.MCL_CURRENT | unix.MCL_FUTURE)
+	if err != nil && !errors.Is(err, unix.ENOMEM) && !errors.Is(err, unix.EPERM) {
+		return fmt.Errorf("lock into memory: %w", err)
+	}
 	return nil
 }
 

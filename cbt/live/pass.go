@@ -35,6 +35,15 @@ type round struct {
 // begin sees to it that what was under way before the session began is on the
 // disk when reading begins: nobody marked it.
 func (v *view) begin(ctx context.Context) error {
+	if !v.session.Counted() {
+		// Of the device mapper, most likely: what it had in flight before nobody
+		// counted, and from now on the tracer does.
+		if err := freeze.Drain(v.path, freezeLimit); err == nil {
+			v.session.Drained()
+		} else if !errors.Is(err, freeze.ErrNoMapper) {
+			return fmt.Errorf("%w: %w", snapshot.ErrUnfit, err)
+		}
+	}
 	seen, err := v.look(time.Second)
 	if err == nil && !seen {
 		// It is never at rest by itself: hold it for a moment.

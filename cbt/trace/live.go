@@ -109,7 +109,7 @@ func (s *Session) InFlight() (int, error) {
 			return 1, errAdrift
 		}
 	}
-	if !s.place.counts {
+	if !s.Counted() {
 		return 1, errUncounted
 	}
 	if !s.place.bios {
@@ -119,8 +119,18 @@ func (s *Session) InFlight() (int, error) {
 	if err != nil || n > 0 {
 		return max(n, 1), err
 	}
+	if !s.place.counts {
+		return 0, nil
+	}
 	return s.kernelInFlight()
 }
+
+// Counted reports whether InFlight can tell: the kernel counts, or the tracer
+// does from a moment on at which nothing was in flight.
+func (s *Session) Counted() bool { return s.place.counts || s.drained }
+
+// Drained says that since the session began there was such a moment.
+func (s *Session) Drained() { s.drained = s.place.bios }
 
 var (
 	errAdrift    = errors.New("the tracer lost track of what is in flight")

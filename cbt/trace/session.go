@@ -27,6 +27,7 @@ type Session struct {
 	own      history  // what it began, the last of which the programs write to
 	inFlight *os.File // of the disk, in sysfs
 	text     [64]byte // of that
+	drained  bool     // all that is in flight was queued since the session began
 }
 
 var _ cbt.Tracker = (*Session)(nil)
