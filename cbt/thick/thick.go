@@ -3,7 +3,8 @@
 // were overwritten since, for it had to save what they held.
 //
 // The history is the kept snapshot. It is believed if it is the very one that
-// the generation names and has not run out of room.
+// the generation names and has not run out of room, and if the volume cannot have
+// had another size in between.
 package thick
 
 import (
@@ -57,6 +58,8 @@ type point struct {
 	Snapshot string `json:"snapshot"` // its ID
 	Chunk    int64  `json:"chunk"`    // bytes
 	Size     int64  `json:"size"`     // of the volume, bytes
+	// Active is since when the volume has been active, "" if nobody knows.
+	Active string `json:"active"`
 }
 
 const version = 1
@@ -89,7 +92,7 @@ func (t *tracker) now() point {
 	v := t.lvm.Volume()
 	return point{
 		Version: version, Origin: v.OriginUUID, Volume: v.UUID, Snapshot: t.view.ID(),
-		Chunk: lvm.Chunk, Size: t.view.Info().Size,
+		Chunk: lvm.Chunk, Size: t.view.Info().Size, Active: t.lvm.Activation(),
 	}
 }
 
@@ -136,6 +139,10 @@ func (t *tracker) kept(ctx context.Context, p point) (*lvm.Volume, error) {
 		return nil, lost("the snapshot %s is another one than the parent's", kept.Path())
 	case kept.Merging:
 		return nil, lost("the snapshot %s is being merged into its volume", kept.Path())
+	case (p.Active == "" || p.Active != n.Active) && !t.lvm.Untouched(kept):
+		// The size is what it was. If it was another one meanwhile, the volume may
+		// have got other room, with what somebody else wrote there.
+		return nil, lost("the volume was deactivated since, and its volume group changed: it may have had another size meanwhile")
 	}
 	return kept, valid(ctx, kept)
 }

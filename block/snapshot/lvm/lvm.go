@@ -42,7 +42,8 @@ type Volume struct {
 	Health           byte    // the ninth letter of LVM's attributes; '-' is well
 	Tags             []string
 	Hidden           bool
-	Merging          bool // into its origin
+	Merging          bool  // into its origin
+	Seqno            int64 // of the group: one more with each change to any of its volumes
 	free, extentSize int64
 }
 
@@ -65,7 +66,7 @@ func (v *Volume) mapped(layer string) string {
 
 // columns are what is asked of lvs, in the names that it gives them.
 const columns = "vg_name,vg_uuid,vg_free,vg_extent_size,lv_name,lv_uuid,segtype,lv_size,pool_lv,pool_lv_uuid,thin_id," +
-	"origin,origin_uuid,metadata_lv,metadata_lv_uuid,transaction_id,data_percent,metadata_percent,lv_attr,lv_tags,lv_merging"
+	"origin,origin_uuid,metadata_lv,metadata_lv_uuid,transaction_id,data_percent,metadata_percent,lv_attr,lv_tags,lv_merging,vg_seqno"
 
 // A group is a volume group: all its volumes.
 type group []*Volume
@@ -126,15 +127,16 @@ func volume(lv map[string]string) (*Volume, error) {
 			}
 		}
 	}
-	bytes := func(to *int64) func(string) error {
+	integer := func(to *int64) func(string) error {
 		return func(s string) (e error) { *to, e = strconv.ParseInt(s, 10, 64); return e }
 	}
 	percent := func(to *float64) func(string) error {
 		return func(s string) (e error) { *to, e = strconv.ParseFloat(s, 64); return e }
 	}
-	number("lv_size", bytes(&v.Size))
-	number("vg_free", bytes(&v.free))
-	number("vg_extent_size", bytes(&v.extentSize))
+	number("lv_size", integer(&v.Size))
+	number("vg_seqno", integer(&v.Seqno))
+	number("vg_free", integer(&v.free))
+	number("vg_extent_size", integer(&v.extentSize))
 	number("thin_id", func(s string) (e error) { v.ThinID, e = strconv.Atoi(s); return e })
 	number("data_percent", percent(&v.DataFull))
 	number("metadata_percent", percent(&v.MetadataFull))

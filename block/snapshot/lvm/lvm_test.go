@@ -10,11 +10,11 @@ import (
 // said is what lvs 2.03.16 printed of a group with a thin volume, its pool, a
 // kept snapshot and a classic one.
 const said = `{"report": [{"lv": [
-{"vg_name":"vg","vg_uuid":"ed8RxH","vg_free":"390070272","vg_extent_size":"4194304","lv_name":"pool","lv_uuid":"q6p4em","segtype":"thin-pool","lv_size":"134217728","pool_lv":"","pool_lv_uuid":"","thin_id":"","origin":"","origin_uuid":"","metadata_lv":"[pool_tmeta]","metadata_lv_uuid":"kOYehs","transaction_id":"3","data_percent":"2.49","metadata_percent":"11.04","lv_attr":"twi-aot---","lv_tags":"","lv_merging":""},
-{"vg_name":"vg","vg_uuid":"ed8RxH","vg_free":"390070272","vg_extent_size":"4194304","lv_name":"tv","lv_uuid":"rIxvO3","segtype":"thin","lv_size":"100663296","pool_lv":"pool","pool_lv_uuid":"q6p4em","thin_id":"1","origin":"","origin_uuid":"","metadata_lv":"","metadata_lv_uuid":"","transaction_id":"0","data_percent":"3.32","metadata_percent":"","lv_attr":"Vwi-a-t---","lv_tags":"","lv_merging":""},
-{"vg_name":"vg","vg_uuid":"ed8RxH","vg_free":"390070272","vg_extent_size":"4194304","lv_name":"platter-abc","lv_uuid":"54MpLg","segtype":"thin","lv_size":"100663296","pool_lv":"pool","pool_lv_uuid":"q6p4em","thin_id":"2","origin":"tv","origin_uuid":"rIxvO3","metadata_lv":"","metadata_lv_uuid":"","transaction_id":"1","data_percent":"3.12","metadata_percent":"","lv_attr":"Vri-a-t--k","lv_tags":"platter,platter.consumer=00ff,platter.kept,platter.run=1a2b3c4d-4711-86400,platter.taken=1790000000","lv_merging":""},
-{"vg_name":"vg","vg_uuid":"ed8RxH","vg_free":"390070272","vg_extent_size":"4194304","lv_name":"big","lv_uuid":"bbbbbb","segtype":"striped","lv_size":"1073741824","pool_lv":"","pool_lv_uuid":"","thin_id":"","origin":"","origin_uuid":"","metadata_lv":"","metadata_lv_uuid":"","transaction_id":"","data_percent":"","metadata_percent":"","lv_attr":"-wi-a-----","lv_tags":"","lv_merging":""},
-{"vg_name":"vg","vg_uuid":"ed8RxH","vg_free":"390070272","vg_extent_size":"4194304","lv_name":"big","lv_uuid":"bbbbbb","segtype":"linear","lv_size":"1073741824","pool_lv":"","pool_lv_uuid":"","thin_id":"","origin":"","origin_uuid":"","metadata_lv":"","metadata_lv_uuid":"","transaction_id":"","data_percent":"","metadata_percent":"","lv_attr":"-wi-a-----","lv_tags":"","lv_merging":""}
+{"vg_name":"vg","vg_uuid":"ed8RxH","vg_free":"390070272","vg_extent_size":"4194304","lv_name":"pool","lv_uuid":"q6p4em","segtype":"thin-pool","lv_size":"134217728","pool_lv":"","pool_lv_uuid":"","thin_id":"","origin":"","origin_uuid":"","metadata_lv":"[pool_tmeta]","metadata_lv_uuid":"kOYehs","transaction_id":"3","data_percent":"2.49","metadata_percent":"11.04","lv_attr":"twi-aot---","lv_tags":"","lv_merging":"","vg_seqno":"12"},
+{"vg_name":"vg","vg_uuid":"ed8RxH","vg_free":"390070272","vg_extent_size":"4194304","lv_name":"tv","lv_uuid":"rIxvO3","segtype":"thin","lv_size":"100663296","pool_lv":"pool","pool_lv_uuid":"q6p4em","thin_id":"1","origin":"","origin_uuid":"","metadata_lv":"","metadata_lv_uuid":"","transaction_id":"0","data_percent":"3.32","metadata_percent":"","lv_attr":"Vwi-a-t---","lv_tags":"","lv_merging":"","vg_seqno":"12"},
+{"vg_name":"vg","vg_uuid":"ed8RxH","vg_free":"390070272","vg_extent_size":"4194304","lv_name":"platter-abc","lv_uuid":"54MpLg","segtype":"thin","lv_size":"100663296","pool_lv":"pool","pool_lv_uuid":"q6p4em","thin_id":"2","origin":"tv","origin_uuid":"rIxvO3","metadata_lv":"","metadata_lv_uuid":"","transaction_id":"1","data_percent":"3.12","metadata_percent":"","lv_attr":"Vri-a-t--k","lv_tags":"platter,platter.consumer=00ff,platter.kept,platter.run=1a2b3c4d-4711-86400,platter.taken=1790000000","lv_merging":"","vg_seqno":"12"},
+{"vg_name":"vg","vg_uuid":"ed8RxH","vg_free":"390070272","vg_extent_size":"4194304","lv_name":"big","lv_uuid":"bbbbbb","segtype":"striped","lv_size":"1073741824","pool_lv":"","pool_lv_uuid":"","thin_id":"","origin":"","origin_uuid":"","metadata_lv":"","metadata_lv_uuid":"","transaction_id":"","data_percent":"","metadata_percent":"","lv_attr":"-wi-a-----","lv_tags":"","lv_merging":"","vg_seqno":"12"},
+{"vg_name":"vg","vg_uuid":"ed8RxH","vg_free":"390070272","vg_extent_size":"4194304","lv_name":"big","lv_uuid":"bbbbbb","segtype":"linear","lv_size":"1073741824","pool_lv":"","pool_lv_uuid":"","thin_id":"","origin":"","origin_uuid":"","metadata_lv":"","metadata_lv_uuid":"","transaction_id":"","data_percent":"","metadata_percent":"","lv_attr":"-wi-a-----","lv_tags":"","lv_merging":"","vg_seqno":"12"}
 ]}]}`
 
 func TestParseReadsWhatLVMSays(t *testing.T) {
@@ -24,6 +24,9 @@ func TestParseReadsWhatLVMSays(t *testing.T) {
 	}
 	if len(g) != 4 {
 		t.Fatalf("got %d volumes, want 4: one of two segments is one", len(g))
+	}
+	if g[0].Seqno != 12 {
+		t.Errorf("got sequence number %d, want 12", g[0].Seqno)
 	}
 	pool, kept := g.byName("pool"), g.byName("platter-abc")
 	if pool.Metadata != "pool_tmeta" || pool.DataFull != 2.49 || pool.MetadataFull != 11.04 {

@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"platter/block"
 	"platter/block/command"
@@ -21,6 +24,7 @@ const (
 	tagRun      = snapshot.Prefix + ".run="
 	tagTaken    = snapshot.Prefix + ".taken=" // Unix time, seconds
 	tagKept     = snapshot.Prefix + ".kept"
+	tagSeqno    = snapshot.Prefix + ".seqno=" // of the group, when the snapshot had become the kept one
 )
 
 const namePrefix = snapshot.Prefix + "-"
@@ -33,13 +37,14 @@ type View struct {
 	taken    time.Time
 	consumer string
 	volume   *Volume // the snapshot
+	before   int64   // the group's Seqno when it was about to be taken
 	group    group   // when it had been taken
 	kept     bool
 }
 
 // take makes a snapshot with lvcreate and the arguments given, and opens it.
 func take(ctx context.Context, method string, d block.Device, v *Volume, o snapshot.Options, args ...string) (*View, error) {
-	w := &View{method: method, id: snapshot.NewID(), taken: time.Now(), consumer: o.Consumer.Tag()}
+	w := &View{method: method, id: snapshot.NewID(), taken: time.Now(), consumer: o.Consumer.Tag(), before: v.Seqno}
 	s := Volume{VG: v.VG, Name: namePrefix + w.id}
 	args = append(args, "--snapshot", "--yes", "--name", s.Name, "--permission", "r",
 		"--addtag", tagOurs, "--addtag", tagConsumer+w.consumer, "--addtag", tagRun+o.Run,
@@ -123,13 +128,48 @@ func (w *View) Keep(ctx context.Context) error {
 			old = append(old, v.Path())
 		}
 	}
-	if len(old) == 0 {
-		return nil
+	if len(old) > 0 {
+		if err := remove(ctx, old...); err != nil {
+			return fmt.Errorf("remove what snapshot %s replaces: %w", w.volume.Path(), err)
+		}
 	}
-	if err := remove(ctx, old...); err != nil {
-		return fmt.Errorf("remove what snapshot %s replaces: %w", w.volume.Path(), err)
+	if w.method == MethodThick {
+		return w.seal(ctx)
 	}
 	return nil
+}
+
+// seal notes the state of the group on the snapshot, the note included.
+func (w *View) seal(ctx context.Context) error {
+	g, err := list(ctx, w.volume.VG)
+	if err != nil || len(g) == 0 {
+		return err
+	}
+	_, err = command.Run(ctx, "lvchange", "--addtag", tagSeqno+strconv.FormatInt(g[0].Seqno+1, 10), w.volume.Path())
+	return err
+}
+
+// Untouched reports whether nothing at all was changed in the volume group
+// between the run that kept a snapshot and the view.
+func (w *View) Untouched(kept *Volume) bool {
+	return slices.Contains(kept.Tags, tagSeqno+strconv.FormatInt(w.before, 10))
+}
+
+// Activation names the time since a view's volume was last activated, among all
+// there are: LVM changes the size of a volume that has classic snapshots only
+// while it is not active. "" if the kernel does not tell.
+func (w *View) Activation() string {
+	var st unix.Stat_t
+	origin := w.group.byUUID(w.volume.OriginUUID)
+	if origin == nil || unix.Stat(origin.Device(""), &st) != nil {
+		return ""
+	}
+	seq, err1 := os.ReadFile(fmt.Sprintf("/sys/dev/block/%d:%d/diskseq", unix.Major(st.Rdev), unix.Minor(st.Rdev)))
+	boot, err2 := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err1 != nil || err2 != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(boot)) + "/" + strings.TrimSpace(string(seq))
 }
 
 // Close implements snapshot.View.
