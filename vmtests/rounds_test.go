@@ -5,6 +5,7 @@ import (
 	"os"
 	"strconv"
 	"testing"
+	"time"
 
 	"platter/vmtests/guest"
 )
@@ -40,6 +41,36 @@ func TestStoriesInGuests(t *testing.T) {
 					t.Fatalf("boot %d: status %d, %v", phase, status, err)
 				}
 			}
+		})
+	}
+}
+
+// D12, D14: through resizes, reverts, reboots, power cuts and killed runs of two
+// repositories, each image of a volume is what a full read gives.
+func TestRoundsInGuests(t *testing.T) {
+	if !vm() {
+		t.Skip("SKIPPED, hours of guests: make vm")
+	}
+	s := guest.Open(t)
+	program := guest.Build(t, "platter/vmtests/rounds.test")
+	for _, way := range []string{"thin", "thick", "era"} {
+		t.Run(way, func(t *testing.T) {
+			t.Parallel()
+			b := roundsBoot(t, program, way)
+			b.Run = fmt.Sprintf("./rounds.test -test.v -test.timeout 0 -test.run TestRounds -way %s -rounds %d", way, rounds())
+			done, cut := false, false
+			b.Line = func(line string) bool {
+				t.Log(line)
+				done, cut = done || line == "rounds: done", line == "rounds: cut"
+				return cut
+			}
+			start, boots := time.Now(), 0
+			for ; !done; boots++ {
+				if status, err := s.Start(t.Context(), b); err != nil || status != 0 && !cut {
+					t.Fatalf("boot %d: status %d, %v", boots, status, err)
+				}
+			}
+			t.Logf("%d boots, %.0f minutes", boots, time.Since(start).Minutes())
 		})
 	}
 }

@@ -29,6 +29,15 @@ func (d *device) settle() error {
 	return errors.Join(d.Sync(), unix.IoctlSetInt(int(d.Fd()), unix.BLKFLSBUF, 0))
 }
 
+// erase makes zeros, or gives back, as far as the device can.
+func (d *device) erase(mode uint32, off, length int64) error {
+	err := unix.Fallocate(int(d.Fd()), mode|unix.FALLOC_FL_KEEP_SIZE, off, length)
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		return d.settle()
+	}
+	return err
+}
+
 // read returns all that a device holds, from the device.
 func (w *world) read(path string) []byte {
 	w.Helper()

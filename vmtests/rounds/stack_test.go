@@ -17,6 +17,11 @@ type stack struct {
 	build, assemble func(w *world)
 	// resize makes the device another size, as far as it can be.
 	resize func(w *world, size int64)
+	// snapshot makes one of the device to go back to, as vg/back; nil where
+	// there is none.
+	snapshot func(w *world)
+	// off takes it apart, as a machine does that is shut down in order.
+	off func(w *world)
 }
 
 func stacks() map[string]*stack {
@@ -38,6 +43,8 @@ func thin() *stack {
 		},
 		assemble: activate,
 		resize:   func(w *world, size int64) { resize(w, size) },
+		snapshot: func(w *world) { w.tool("lvcreate", "--yes", "--snapshot", "--name", "back", "vg/lv") },
+		off:      deactivate,
 	}
 }
 
@@ -55,6 +62,8 @@ func thick() *stack {
 			defer w.tool("lvchange", "--activate", "y", "vg/lv")
 			resize(w, size)
 		},
+		snapshot: func(w *world) { w.tool("lvcreate", "--yes", "--snapshot", "--size", "32m", "--name", "back", "vg/lv") },
+		off:      deactivate,
 	}
 }
 
@@ -89,10 +98,16 @@ func era() *stack {
 			resize(w, size)
 			assemble(w)
 		},
+		off: func(w *world) {
+			w.tool("dmsetup", "remove", "era")
+			deactivate(w)
+		},
 	}
 }
 
 func activate(w *world) { w.tool("vgchange", "--activate", "y", "vg") }
+
+func deactivate(w *world) { w.tool("vgchange", "--activate", "n", "vg") }
 
 // resize is refused now and then, by LVM with reasons of its own.
 func resize(w *world, size int64) {

@@ -109,8 +109,8 @@ func (w *world) listed() {
 
 // endings are what a history does not outlive, and each is told.
 func (w *world) endings() {
+	// One that is only not asked goes on.
 	w.tells("full", "full", "")
-	w.tells("", "full", "was not tracked")
 	w.tells("", w.stack.tracker, "")
 	switch w.stack.tracker {
 	case "lvm-thin", "lvm-thick":

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,18 +22,20 @@ import (
 // A world is a guest with a device that is imaged, and what is known of it.
 type world struct {
 	*testing.T
-	stack *stack
-	state state
-	dir   string // on the disk that survives
+	stack  *stack
+	state  state
+	dir    string // on the disk that survives
+	random *rand.Rand
 }
 
 // A state is what the next boot goes on from.
 type state struct {
+	Built    bool
 	Round    int
-	Disaster string         // what ends the boot, "" while it goes on
+	Survived int            // the last round in which the machine went off
+	Cut      string         // whose run the power cut ended, "" if none's
 	Counts   map[string]int // of all that happened
 	Images   map[string]int // of each repository
-	Snapshot bool           // the stack has one to go back to
 	Took     time.Duration  // by a run that was let be
 }
 
@@ -51,6 +54,11 @@ func open(t *testing.T, disk string) *world {
 	}
 	w.must(unix.Mount(disk, w.dir, "ext4", 0, ""))
 	t.Cleanup(func() { unix.Unmount(w.dir, 0) })
+	// What the program remembers of this machine outlives it, as on others.
+	const memory = "/var/lib/platter"
+	w.must(errors.Join(os.MkdirAll(w.dir+memory, 0o755), os.MkdirAll(memory, 0o755)))
+	w.must(unix.Mount(w.dir+memory, memory, "", unix.MS_BIND, ""))
+	t.Cleanup(func() { unix.Unmount(memory, 0) })
 	b, err := os.ReadFile(w.dir + "/state")
 	if errors.Is(err, os.ErrNotExist) {
 		for _, r := range repositories {
@@ -94,15 +102,28 @@ func (w *world) count(what string) { w.state.Counts[what]++ }
 // A process is the program at work for a repository.
 type process struct {
 	cmd            *exec.Cmd
+	repo           string
 	out, complaint bytes.Buffer
 	ended          chan error
+}
+
+// over reports whether it has ended.
+func (p *process) over() bool {
+	select {
+	case err := <-p.ended:
+		p.ended <- err
+		return true
+	default:
+		return false
+	}
 }
 
 func (w *world) start(repository string, args ...string) *process {
 	w.Helper()
 	base := filepath.Join(w.dir, repository)
-	args = append(args, "--repo", filepath.Join(base, "repo"), "--catalog", filepath.Join(base, "catalog"), "--json", "--memory", "128MiB")
-	p := &process{cmd: exec.Command("/test/platter", args...), ended: make(chan error, 1)}
+	repo := filepath.Join(base, "repo")
+	args = append(args, "--repo", repo, "--catalog", filepath.Join(base, "catalog"), "--json", "--memory", "128MiB")
+	p := &process{cmd: exec.Command("/test/platter", args...), repo: repo, ended: make(chan error, 1)}
 	p.cmd.Stdout, p.cmd.Stderr = &p.out, &p.complaint
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	w.must(p.cmd.Start())
