@@ -27,7 +27,7 @@ func (r *run) changed(ctx context.Context, t cbt.Tracker, m, parent *image.Manif
 	if m.Tracker.Why = noParent(t, m, parent); m.Tracker.Why == "" && parent.LeftOut && r.opts.AllBlocks {
 		m.Tracker.Why = "the image before left free space out"
 	}
-	if m.Tracker.Why != "" {
+	if m.Tracker.Why != "" || r.opts.tracker() == full.Name {
 		return cbt.Unknown(m.Size), nil
 	}
 	changed, why, err := cbt.Since(ctx, t, parent.Tracker.Generation, m.Size)

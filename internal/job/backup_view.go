@@ -165,9 +165,20 @@ func (r *run) identify(ctx context.Context, s *subject) (err error) {
 	}
 	s.consumer = snapshot.Consumer{Repository: fmt.Sprintf("%x", r.env.Repo.ID), Volume: s.volume}
 	if s.view == nil {
-		s.ways, s.passed = r.opts.Ways.choose(ctx, s.device, r.opts.tracker(), r.opts.Live)
+		r.choose(ctx, s)
 	}
 	return ctx.Err()
+}
+
+// choose sets down the ways that fit. Where every block is to be compared, and a
+// tracker has a history of the volume, that tracker comes first all the same, so
+// that its history goes on from this image.
+func (r *run) choose(ctx context.Context, s *subject) {
+	s.ways, s.passed = r.opts.Ways.choose(ctx, s.device, r.opts.tracker(), r.opts.Live)
+	if r.opts.tracker() == full.Name && s.parent != nil && s.parent.Tracker.History != "" {
+		tracked, _ := r.opts.Ways.choose(ctx, s.device, s.parent.Tracker.History, r.opts.Live)
+		s.ways = append(tracked, s.ways...)
+	}
 }
 
 // hold takes a still view of a device by the best way that works. One that

@@ -280,6 +280,36 @@ func TestTrackedBackupSaysWhyEveryBlockIsCompared(t *testing.T) {
 	}
 }
 
+// D12: every block is compared when that is asked for, and the tracker's history
+// goes on from the image.
+func TestFullCompareKeepsTheHistory(t *testing.T) {
+	const bs, size = 4 << 10, 4 << 20
+	r, env := seeded(t, 12), newEnv(t, bs)
+	d := newTracked(t, size, r)
+	d.backup(env, BackupOptions{Tracker: "full"})
+	if len(d.copies) != 0 {
+		t.Errorf("a volume without a history got one: %+v", d.copies)
+	}
+	d.backup(env, BackupOptions{})
+	d.write([]byte("before"), 2<<20)
+	m := d.backup(env, BackupOptions{Tracker: "full"})
+	if m.Tracker.Name != "full" || m.Tracker.Why != "" || m.Tracker.History != "notes" || m.Stats.Read != size {
+		t.Errorf("got %+v, read %d, want every block compared and the history kept", m.Tracker, m.Stats.Read)
+	}
+	d.proveContent(env, m)
+	d.write([]byte("after"), 3<<20-100)
+	m = d.backup(env, BackupOptions{Audit: AuditOff})
+	if m.Tracker.Name != "notes" || m.Stats.Read > 2*bs {
+		t.Errorf("got %+v, read %d, want what was written since", m.Tracker, m.Stats.Read)
+	}
+	d.proveContent(env, m)
+	// Where the tracker's way does not work, every block is compared without it.
+	d.unfit = "it is Sunday"
+	if m = d.backup(env, BackupOptions{Tracker: "full"}); m.Tracker.History != "" || m.Tracker.View != snapshot.Direct {
+		t.Errorf("got %+v, want the device itself", m.Tracker)
+	}
+}
+
 func TestTrackedBackupFallsBackAndSaysWhy(t *testing.T) {
 	r, env := seeded(t, 11), newEnv(t, 4<<10)
 	d := newTracked(t, 4<<20, r)
