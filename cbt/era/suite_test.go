@@ -63,6 +63,9 @@ func newRig(t testing.TB, g *volumes.Group, size int64) *rig {
 	g.Run("busybox", "dd", "if=/dev/zero", "of="+r.meta, "bs=4096", "count=1", "conv=fsync")
 	g.Run("dmsetup", "create", r.name, "--table", r.table())
 	t.Cleanup(func() {
+		if err := r.let(); err != nil {
+			t.Error(err)
+		}
 		g.Run("dmsetup", "remove", "--retry", r.name)
 		g.Remove(r.origin)
 		g.Remove(r.meta)
@@ -107,12 +110,7 @@ func (r *rig) begin(ctx context.Context, consumer string) (cbt.Tracker, error) {
 // crash ends the device as a power cut does not: what a dead process leaves is a
 // snapshot of the metadata.
 func (r *rig) crash() error {
-	var errs []error
-	for _, v := range r.views {
-		errs = append(errs, v.Close())
-	}
-	r.views = nil
-	if err := errors.Join(errs...); err != nil {
+	if err := r.let(); err != nil {
 		return err
 	}
 	mark := "/var/lib/platter/dm-era/" + r.name
@@ -121,6 +119,16 @@ func (r *rig) crash() error {
 	}
 	r.group.Run("dmsetup", "message", r.name, "0", "take_metadata_snap")
 	return nil
+}
+
+// let closes what is open of the device.
+func (r *rig) let() error {
+	var errs []error
+	for _, v := range r.views {
+		errs = append(errs, v.Close())
+	}
+	r.views = nil
+	return errors.Join(errs...)
 }
 
 // resize makes the device longer. Shorter is another matter: dm-era forgets
