@@ -3,6 +3,7 @@ package freeze
 import (
 	"errors"
 	"os"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -10,15 +11,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"platter/block"
-	"platter/block/command"
 	"platter/vmtests/guest"
 )
 
 func tool(t *testing.T, name string, args ...string) string {
 	t.Helper()
-	out, err := command.Run(t.Context(), name, args...)
+	out, err := exec.CommandContext(t.Context(), name, args...).CombinedOutput()
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("%s %s: %v: %s", name, strings.Join(args, " "), err, out)
 	}
 	return string(out)
 }
