@@ -23,11 +23,10 @@ func TestStoriesInGuests(t *testing.T) {
 	if !vm() {
 		t.Skip("SKIPPED, ten minutes of guests: make vm")
 	}
-	s := guest.Open(t)
 	program := guest.Build(t, "platter/vmtests/rounds.test")
-	for _, way := range []string{"thin", "thick", "era"} {
+	for _, way := range []string{"thin", "thick", "era", "zfs"} {
 		t.Run(way, func(t *testing.T) {
-			b := roundsBoot(t, program, way)
+			s, b := roundsBoot(t, program, way)
 			for phase := 1; phase <= 3; phase++ {
 				b.Run = fmt.Sprintf("./rounds.test -test.v -test.run TestStory -way %s -phase %d", way, phase)
 				cut := false
@@ -51,12 +50,11 @@ func TestRoundsInGuests(t *testing.T) {
 	if !vm() {
 		t.Skip("SKIPPED, hours of guests: make vm")
 	}
-	s := guest.Open(t)
 	program := guest.Build(t, "platter/vmtests/rounds.test")
 	for _, way := range []string{"thin", "thick", "era"} {
 		t.Run(way, func(t *testing.T) {
 			t.Parallel()
-			b := roundsBoot(t, program, way)
+			s, b := roundsBoot(t, program, way)
 			b.Run = fmt.Sprintf("./rounds.test -test.v -test.timeout 0 -test.run TestRounds -way %s -rounds %d", way, rounds())
 			done, cut := false, false
 			b.Line = func(line string) bool {
@@ -75,8 +73,13 @@ func TestRoundsInGuests(t *testing.T) {
 	}
 }
 
-func roundsBoot(t *testing.T, program, way string) guest.Boot {
-	return guest.Boot{
+func roundsBoot(t *testing.T, program, way string) (*guest.System, guest.Boot) {
+	s := guest.Open(t)
+	if way == "zfs" {
+		s = guest.OpenZFS(t)
+	}
+	return s, guest.Boot{
+		ZFS:   way == "zfs",
 		Files: map[string]string{"platter": binary, "rounds.test": program},
 		Disks: []string{guest.Disk(t, 512<<20), guest.Disk(t, 1<<30)},
 		// A history of dm-era that has discards is none.

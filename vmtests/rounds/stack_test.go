@@ -25,7 +25,7 @@ type stack struct {
 }
 
 func stacks() map[string]*stack {
-	return map[string]*stack{"thin": thin(), "thick": thick(), "era": era()}
+	return map[string]*stack{"thin": thin(), "thick": thick(), "era": era(), "zfs": zvol()}
 }
 
 func group(w *world) {

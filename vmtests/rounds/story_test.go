@@ -3,17 +3,19 @@ package rounds
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
+	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
-	"platter/block/command"
 	"platter/vmtests/guest"
 )
 
-var way = flag.String("way", "", "the stack: thin, thick or era")
+var way = flag.String("way", "", "the stack: thin, thick, era or zfs")
 
 // phase is which boot of the story this is, from 1.
 var phase = flag.Int("phase", 1, "which boot of the story this is")
@@ -54,8 +56,8 @@ func (w *world) firstBoot() {
 	w.write(1<<20+5, "changed")
 	m := w.tells("", w.stack.tracker, "")
 	// What a tracker says is unchanged is read in part all the same: the first
-	// and last MiB are, and a thirtieth.
-	if m.Image.Stats.Read > 1<<20 {
+	// and last MiB are, and a thirtieth; of ZFS, holes there as if they had changed.
+	if m.Image.Stats.Read > 2<<20 {
 		w.Errorf("%d bytes were read for 7 that had changed", m.Image.Stats.Read)
 	}
 	w.listed()
@@ -100,7 +102,7 @@ func (w *world) listed() {
 	for line := range bytes.Lines(w.platter("a", "devices")) {
 		var d struct{ Path, Name, How string }
 		w.must(json.Unmarshal(line, &d))
-		if d.Name == strings.TrimPrefix(w.stack.path, "/dev/") || d.Name == "dm/"+filepath.Base(w.stack.path) {
+		if d.Name == strings.TrimPrefix(strings.TrimPrefix(w.stack.path, "/dev/"), "zvol/") || d.Name == "dm/"+filepath.Base(w.stack.path) {
 			return
 		}
 	}
@@ -118,6 +120,19 @@ func (w *world) endings() {
 			w.tool("lvremove", "--yes", "--force", "vg/"+name)
 		}
 		w.tells("", "full", "is gone")
+	case "zfs":
+		name := w.tool("zfs", "list", "-H", "-t", "snapshot", "-o", "name", "pool/lv")
+		// Another one of the same name.
+		w.tool("zfs", "release", "platter", name)
+		w.tool("zfs", "destroy", name)
+		w.tool("zfs", "snapshot", "-o", "platter:consumer=x", "-o", "platter:run=x", name)
+		w.tells("", "full", "another one")
+		w.tells("", w.stack.tracker, "")
+		name = w.tool("zfs", "list", "-H", "-t", "snapshot", "-o", "name", "-S", "createtxg", "pool/lv")
+		name, _, _ = strings.Cut(name, "\n")
+		w.tool("zfs", "release", "platter", name)
+		w.tool("zfs", "destroy", name)
+		w.tells("", "full", "is gone")
 	case "dm-era":
 		w.tool("dmsetup", "remove", "era")
 		w.tool("busybox", "dd", "if=/dev/zero", "of=/dev/vg/meta", "bs=4096", "count=1", "conv=fsync")
@@ -133,12 +148,40 @@ func (w *world) endings() {
 	w.tells("", "full", "bytes")
 	w.tells("", w.stack.tracker, "")
 	// In place, onto a volume that held something else.
-	if _, err := command.Run(w.Context(), "lvcreate", "--yes", "--wipesignatures", "n", "--size", "20m", "--name", "target", "vg"); err != nil {
-		w.Fatal(err)
+	target := "/dev/vg/target"
+	if w.stack.tracker == "zfs" {
+		w.tool("zfs", "create", "-s", "-b", "8k", "-V", "20m", "pool/target")
+		w.link("pool/target")
+		target = "/dev/zvol/pool/target"
+		w.refuses("/dev/vda", "/dev/vda1")
+	} else {
+		w.tool("lvcreate", "--yes", "--wipesignatures", "n", "--size", "20m", "--name", "target", "vg")
 	}
-	w.tool("busybox", "dd", "if=/dev/urandom", "of=/dev/vg/target", "bs=1M", "count=20", "conv=fsync")
-	w.platter("a", "restore", volume, "/dev/vg/target", "--yes")
-	if !bytes.Equal(w.read("/dev/vg/target"), w.read(w.stack.path)) {
+	w.tool("busybox", "dd", "if=/dev/urandom", "of="+target, "bs=1M", "count=20", "conv=fsync")
+	w.platter("a", "restore", volume, target, "--yes")
+	if !bytes.Equal(w.read(target), w.read(w.stack.path)) {
 		w.Error("the volume that was restored to is another")
+	}
+}
+
+// refuses restores to disks of an imported pool, each of which is refused before a
+// byte is written.
+func (w *world) refuses(disks ...string) {
+	w.Helper()
+	w.tool("zpool", "sync", "pool")
+	const stat, sectorsWritten = "/sys/block/vda/stat", 6
+	before, err := os.ReadFile(stat)
+	w.must(err)
+	for _, disk := range disks {
+		p := w.start("a", "restore", volume, disk, "--yes")
+		var status *exec.ExitError
+		if err := <-p.ended; !errors.As(err, &status) || status.ExitCode() != 14 || !strings.Contains(p.complaint.String(), "zpool export") {
+			w.Errorf("restore to %s, a disk of a pool: %v, want exit status 14 and advice: %s", disk, err, p.complaint.Bytes())
+		}
+	}
+	after, err := os.ReadFile(stat)
+	w.must(err)
+	if was, is := strings.Fields(string(before))[sectorsWritten], strings.Fields(string(after))[sectorsWritten]; was != is {
+		w.Errorf("restores that were refused: %s sectors had been written to the disk, now it is %s", was, is)
 	}
 }
