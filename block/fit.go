@@ -85,7 +85,7 @@ func (f *fitter) whole() error {
 	if f.size > f.to.Size {
 		return f.tooSmall(fmt.Sprintf("it has %d bytes, the image %d", f.to.Size, f.size))
 	}
-	if f.to.Grow && f.to.Size > f.size && f.content != "" {
+	if f.to.Grow && f.to.Size > f.size {
 		f.Grown = &Partition{Extent: Extent{0, f.to.Size}, Content: f.content}
 	}
 	return nil
