@@ -70,6 +70,9 @@ type options struct {
 	firmware, bus  string
 	vmMemory       int64
 	timeout        time.Duration
+	answers        string
+	tree           string
+	unattended     bool
 	picture        string
 	emulate        bool
 
@@ -616,6 +619,30 @@ func pauseFlags() []flag {
 		},
 		socketFlag(),
 	}
+}
+
+func rescueFlags() []flag {
+	return []flag{
+		answersFlag("file of answers to put on the medium: it restores without asking"),
+		{
+			"from", "", "folder with files of Debian packages, / for this machine (default by apt)", "",
+			func(o *options) pflag.Value { return text("DIR", &o.tree) },
+		},
+	}
+}
+
+func rescueMenuFlags() []flag {
+	return []flag{
+		answersFlag("file of answers (default that of the medium)"),
+		{
+			"unattended", "", "restore as the answers say, and ask nothing", "",
+			func(o *options) pflag.Value { return toggle(&o.unattended) },
+		},
+	}
+}
+
+func answersFlag(usage string) flag {
+	return flag{"answers", "", usage, "", func(o *options) pflag.Value { return text("FILE", &o.answers) }}
 }
 
 func showFlags() []flag {

@@ -245,6 +245,27 @@ ovmf for UEFI.
 		},
 
 		{
+			"rescue", "FILE", "return", "make a medium that restores bare machines",
+			`Makes FILE, a medium that starts a machine without a system: a USB stick, or a
+disk as it is. It starts on a BIOS, on UEFI and with Secure Boot, and has this
+platter, drivers, tools for LVM, md, LUKS and filesystems, the firmware that this
+machine has, a menu that leads through a restore, and a shell. What it is made of
+apt fetches, unless --from names a folder.
+
+With --answers it restores without asking, once: see docs/rescue.md. Answers can
+also be put on the stick later, as platter/answers. The same files make the same
+bytes.`,
+			"platter rescue rescue.img\nplatter rescue --answers answers.toml rescue.img", rescueFlags(), runRescue,
+		},
+		{
+			"rescue-menu", "", "return", "lead through a restore",
+			`Asks for repository, volume, moment and target, shows the plan, and restores: the
+menu of the rescue medium. With --unattended it asks nothing and does what the
+answers say.`,
+			"platter rescue-menu\nplatter rescue-menu --unattended --answers answers.toml", rescueMenuFlags(), runRescueMenu,
+		},
+
+		{
 			"prune", "[VOLUME...]", "keep", "forget images by rules",
 			`Forgets the images that no rule keeps, of the volumes given or of all. Rules
 apply to each volume by itself; they come from the flags, or where there are

@@ -65,6 +65,10 @@ func Table() []Layer {
 		{"internal/export/files/kernel", "block internal/export internal/export/mount internal/export/files/tree", "what the running kernel reads"},
 		{"internal/export/files", "block internal/export internal/export/files/tree internal/export/files/ext internal/export/files/fat internal/export/files/kernel", "files out of an image"},
 
+		{"internal/export/rescue/...", "", "what its parts are made with"},
+		{"internal/export/rescue/ramfs", "internal/export/rescue/cpio", "programs and libraries for one"},
+		{"internal/export/rescue", "block/... internal/export/rescue/apt internal/export/rescue/cpio internal/export/rescue/grub internal/export/rescue/ramfs", "a medium that starts bare machines"},
+
 		{"internal/quantity", "", "sizes and lengths of time as people type them"},
 
 		{"internal/job/...", underJob, "one run of something"},

@@ -8,6 +8,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+
+	"platter/internal/export/rescue/apt"
 )
 
 // release is the Debian on disks.
@@ -49,12 +51,12 @@ func Disk(ctx context.Context, cache, path string) error {
 	modules := filepath.Join(work, "usr/lib/modules", k.Release)
 	return errors.Join(
 		os.MkdirAll(modules, 0o755),
-		run(ctx, "tar", "-C", work, "--numeric-owner", "-xf", archive),
+		apt.Run(ctx, "tar", "-C", work, "--numeric-owner", "-xf", archive),
 		os.CopyFS(modules, os.DirFS(k.Modules)),
 		os.WriteFile(filepath.Join(work, "etc/hostname"), []byte("guest\n"), 0o644),
 		os.WriteFile(filepath.Join(work, "etc/hosts"), []byte("127.0.0.1 localhost\n127.0.1.1 guest\n"), 0o644),
 		os.WriteFile(filepath.Join(work, "etc/machine-id"), []byte("00112233445566778899aabbccddeeff\n"), 0o444),
-		run(ctx, "mke2fs", "-q", "-F", "-t", "ext4", "-d", work, path, "2G"))
+		apt.Run(ctx, "mke2fs", "-q", "-F", "-t", "ext4", "-d", work, path, "2G"))
 }
 
 // bootstrap returns the archive with all files of the system.
@@ -73,7 +75,7 @@ func bootstrap(ctx context.Context, cache string) (string, error) {
 	}
 	defer os.RemoveAll(work)
 	whole := filepath.Join(work, "debian.tar")
-	if err := run(ctx, "mmdebstrap", "--quiet", "--variant=minbase", "--include="+system, release, whole); err != nil {
+	if err := apt.Run(ctx, "mmdebstrap", "--quiet", "--variant=minbase", "--include="+system, release, whole); err != nil {
 		return "", err
 	}
 	return kept, os.Rename(whole, kept)

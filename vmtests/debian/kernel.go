@@ -1,3 +1,5 @@
+// Package debian has Debian's kernel for the machines of tests, and what it is
+// built with.
 package debian
 
 import (
@@ -6,9 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
+
+	"platter/internal/export/rescue/apt"
 )
 
 // A Kernel is Debian's kernel for virtual machines, unpacked in the cache.
@@ -27,41 +30,17 @@ func FetchKernel(ctx context.Context, cache string) (*Kernel, error) {
 	if kept, _ := filepath.Glob(filepath.Join(cache, "packages", "linux-image-*")); len(kept) > 0 {
 		return openKernel(kept[len(kept)-1])
 	}
-	name, err := kernelPackage(ctx)
+	name, err := apt.KernelPackage(ctx, metaPackage)
 	if err != nil {
 		return nil, err
 	}
-	tree, err := Unpack(ctx, cache, name, []string{name}, func(tree string) error {
-		return run(ctx, "depmod", "-b", tree, strings.TrimPrefix(name, "linux-image-"))
+	tree, err := apt.Unpack(ctx, cache, name, []string{name}, func(tree string) error {
+		return apt.Run(ctx, "depmod", "-b", tree, strings.TrimPrefix(name, "linux-image-"))
 	})
 	if err != nil {
 		return nil, err
 	}
 	return openKernel(tree)
-}
-
-// kernelPackage asks apt which package the newest kernel is in.
-func kernelPackage(ctx context.Context) (string, error) {
-	ask := func() string {
-		out, err := exec.CommandContext(ctx, "apt-cache", "depends", "--important", metaPackage).Output()
-		if err != nil {
-			return ""
-		}
-		return string(out)
-	}
-	out := ask()
-	if out == "" && os.Getuid() == 0 {
-		if err := run(ctx, "apt-get", "-qq", "update"); err != nil {
-			return "", err
-		}
-		out = ask()
-	}
-	for word := range strings.FieldsSeq(out) {
-		if strings.HasPrefix(word, "linux-image-") && word != metaPackage {
-			return word, nil
-		}
-	}
-	return "", fmt.Errorf("find the package of %s: apt knows none, run apt-get update", metaPackage)
 }
 
 func openKernel(tree string) (*Kernel, error) {
@@ -80,7 +59,7 @@ func openKernel(tree string) (*Kernel, error) {
 
 // Added returns the modules that a system in root has for the kernel.
 func (k *Kernel) Added(ctx context.Context, root string) (*Kernel, error) {
-	if err := run(ctx, "depmod", "-b", root, k.Release); err != nil {
+	if err := apt.Run(ctx, "depmod", "-b", root, k.Release); err != nil {
 		return nil, err
 	}
 	added := &Kernel{Release: k.Release, Modules: filepath.Join(root, "lib/modules", k.Release), deps: map[string][]string{}}
@@ -90,7 +69,7 @@ func (k *Kernel) Added(ctx context.Context, root string) (*Kernel, error) {
 // Headers names the package, of the kernel's own version, that modules are built
 // with: NAME=VERSION.
 func (k *Kernel) Headers() (string, error) {
-	versions, err := Versions(filepath.Join(k.Modules, "../../.."))
+	versions, err := apt.Versions(filepath.Join(k.Modules, "../../.."))
 	if err != nil {
 		return "", err
 	}

@@ -2,11 +2,11 @@ package disk
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
+
+	"platter/internal/export/rescue/grub"
 )
 
 // commandLine starts the small system with its console on the serial port.
@@ -42,15 +42,6 @@ func (b *builder) formatESP(ctx context.Context, path string) error {
 	return nil
 }
 
-// GRUB on a BIOS: the boot sector loads the first sector of the core image,
-// which loads the rest by a list of block runs in itself.
-const (
-	coreListAt    = 0x1f4 // in the core's first sector: start (8), sectors (2), segment (2)
-	coreSegment   = 0x820 // where the rest of the core is loaded
-	kernelStartAt = 0x5c  // in the boot sector: the core's first sector (8)
-	driveCheckAt  = 0x66  // in the boot sector: a jump that GRUB's installer removes
-)
-
 // grubConfig is built into the core image, so that nothing else is looked for.
 const grubConfig = `search.fs_label root root
 linux /boot/vmlinuz ` + commandLine + `
@@ -80,7 +71,8 @@ func (b *builder) installGRUB(ctx context.Context) (err error) {
 		return err
 	}
 	at := b.Part(BootCode)
-	if core, err = placeCore(core, at); err != nil {
+	code, err := grub.Place(boot, core, at.Start/sectorSize, at.Size/sectorSize)
+	if err != nil {
 		return err
 	}
 	f, err := os.OpenFile(b.Path, os.O_RDWR, 0)
@@ -92,34 +84,9 @@ func (b *builder) installGRUB(ctx context.Context) (err error) {
 	if _, err := f.ReadAt(sector, 0); err != nil {
 		return err
 	}
-	if _, err := f.WriteAt(placeBoot(boot, sector, at), 0); err != nil {
+	if _, err := f.WriteAt(code.Sector(sector), 0); err != nil {
 		return err
 	}
-	_, err = f.WriteAt(core, at.Start)
+	_, err = f.WriteAt(code.Core, at.Start)
 	return err
-}
-
-// placeCore pads the core image and tells it where the rest of it lies.
-func placeCore(core []byte, at Part) ([]byte, error) {
-	for len(core)%sectorSize != 0 {
-		core = append(core, 0)
-	}
-	if int64(len(core)) > at.Size {
-		return nil, fmt.Errorf("GRUB's core of %d bytes does not fit into %d", len(core), at.Size)
-	}
-	binary.LittleEndian.PutUint64(core[coreListAt:], uint64(at.Start/sectorSize+1))
-	binary.LittleEndian.PutUint16(core[coreListAt+8:], uint16(len(core)/sectorSize-1))
-	binary.LittleEndian.PutUint16(core[coreListAt+10:], coreSegment)
-	return core, nil
-}
-
-// placeBoot returns GRUB's boot sector with the disk's parameter block, disk
-// signature and protective partition table kept.
-func placeBoot(boot, old []byte, core Part) []byte {
-	b := append([]byte(nil), boot[:sectorSize]...)
-	copy(b[0x03:0x5a], old[0x03:0x5a])
-	copy(b[0x1b8:0x200], old[0x1b8:0x200])
-	binary.LittleEndian.PutUint64(b[kernelStartAt:], uint64(core.Start/sectorSize))
-	b[driveCheckAt], b[driveCheckAt+1] = 0x90, 0x90
-	return b
 }

@@ -19,6 +19,7 @@ import (
 	"strconv"
 	"strings"
 
+	"platter/internal/export/rescue/apt"
 	"platter/vmtests/debian"
 )
 
@@ -145,7 +146,7 @@ func (b *builder) fetch(ctx context.Context, cache string) (err error) {
 		{&b.efiLoader, "systemd-boot-efi", "usr/lib/systemd/boot/efi/systemd-bootx64.efi"},
 		{&b.grub, "grub-pc-bin", "usr/lib/grub/i386-pc"},
 	} {
-		tree, err := debian.Unpack(ctx, cache, part.pkg, []string{part.pkg}, nil)
+		tree, err := apt.Unpack(ctx, cache, part.pkg, []string{part.pkg}, nil)
 		if err != nil {
 			return err
 		}

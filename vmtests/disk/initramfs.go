@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"path/filepath"
 
-	"platter/vmtests/cpio"
+	"platter/internal/export/rescue/cpio"
 	"platter/vmtests/debian"
 )
 

@@ -2,16 +2,12 @@ package guest
 
 import (
 	"bytes"
-	"debug/elf"
 	_ "embed"
 	"fmt"
-	"io/fs"
-	"os"
 	"path/filepath"
-	"slices"
-	"strings"
 
-	"platter/vmtests/cpio"
+	"platter/internal/export/rescue/cpio"
+	"platter/internal/export/rescue/ramfs"
 	"platter/vmtests/debian"
 )
 
@@ -76,118 +72,33 @@ var programs = []string{
 
 // base returns the entries of the initial file system that all guests share.
 func base(k *debian.Kernel, tree string) ([]cpio.Entry, error) {
-	b := &baseBuilder{tree: tree, placed: map[string]bool{}}
-	for _, dir := range []string{"etc", "etc/lvm", "lib", "lib/x86_64-linux-gnu", "lib64", "modules", "sbin", "test", "usr"} {
-		b.add(cpio.Entry{Name: dir, Mode: cpio.Dir | 0o755})
+	b := ramfs.New(tree)
+	b.Layout()
+	for _, dir := range []string{"etc", "modules", "test"} {
+		b.Dir(dir)
 	}
-	for _, link := range [][2]string{{"bin", "sbin"}, {"usr/bin", "../sbin"}, {"usr/sbin", "../sbin"}} {
-		b.add(cpio.Entry{Name: link[0], Mode: cpio.Link | 0o777, Body: []byte(link[1])})
-	}
-	b.add(cpio.Entry{Name: "init", Mode: cpio.File | 0o755, Body: initScript})
-	b.add(cpio.Entry{Name: "etc/lvm/lvm.conf", Mode: cpio.File | 0o644, Body: []byte(lvmConfig)})
-	b.add(cpio.Entry{Name: "etc/passwd", Mode: cpio.File | 0o644, Body: []byte("root:x:0:0::/root:/bin/sh\n")})
+	b.Text("init", 0o755, initScript)
+	b.Text("etc/lvm/lvm.conf", 0o644, []byte(lvmConfig))
+	b.Text("etc/passwd", 0o644, []byte("root:x:0:0::/root:/bin/sh\n"))
 	for _, p := range programs {
-		if err := b.program(p); err != nil {
+		if err := b.Program(p); err != nil {
 			return nil, err
 		}
 	}
-	err := b.modules("order", k.Order(modules...))
-	return b.entries, err
+	err := addModules(b, "order", k.Order(modules...))
+	return b.Entries, err
 }
 
-type baseBuilder struct {
-	tree    string // of the unpacked packages
-	entries []cpio.Entry
-	placed  map[string]bool
-}
-
-func (b *baseBuilder) add(e cpio.Entry) {
-	if !b.placed[e.Name] {
-		b.placed[e.Name] = true
-		b.entries = append(b.entries, e)
-	}
-}
-
-func (b *baseBuilder) file(name, path string, perm uint32) error {
-	if b.placed[name] {
-		return nil
-	}
-	e, err := cpio.FromFile(name, path, perm)
-	b.add(e)
-	return err
-}
-
-// program adds a program under all its names, and the libraries it needs.
-func (b *baseBuilder) program(names string) error {
-	name, others, _ := strings.Cut(names, ":")
-	path, err := find(b.tree, name, "sbin", "bin", "usr/sbin", "usr/bin")
-	if err != nil {
-		return err
-	}
-	if err := b.file("sbin/"+name, path, 0o755); err != nil {
-		return err
-	}
-	for other := range strings.FieldsSeq(others) {
-		b.add(cpio.Entry{Name: "sbin/" + other, Mode: cpio.Link | 0o777, Body: []byte(name)})
-	}
-	return b.libraries(path)
-}
-
-// modules adds modules, and a list of the order in which they are loaded.
-func (b *baseBuilder) modules(list string, order []string) error {
-	var names bytes.Buffer
-	for _, path := range order {
-		fmt.Fprintln(&names, filepath.Base(path))
-		if err := b.file("modules/"+filepath.Base(path), path, 0o644); err != nil {
+// addModules adds modules, and a file that lists them in the order in which they
+// are loaded.
+func addModules(b *ramfs.Builder, list string, files []string) error {
+	var order bytes.Buffer
+	for _, path := range files {
+		fmt.Fprintln(&order, filepath.Base(path))
+		if err := b.File("modules/"+filepath.Base(path), path, 0o644); err != nil {
 			return err
 		}
 	}
-	b.add(cpio.Entry{Name: "modules/" + list, Mode: cpio.File | 0o644, Body: names.Bytes()})
+	b.Text("modules/"+list, 0o644, order.Bytes())
 	return nil
-}
-
-// libraries adds what the dynamic linker will look for.
-func (b *baseBuilder) libraries(path string) error {
-	f, err := elf.Open(path)
-	if err != nil {
-		return fmt.Errorf("%s: %w", path, err)
-	}
-	defer f.Close()
-	names, err := f.ImportedLibraries()
-	if err != nil || len(names) == 0 {
-		return err
-	}
-	const linker = "ld-linux-x86-64.so.2"
-	for _, name := range append(names, linker) {
-		dir := "lib/x86_64-linux-gnu/"
-		if name == linker {
-			dir = "lib64/"
-		}
-		if b.placed[dir+name] {
-			continue
-		}
-		lib, err := find(b.tree, name, "lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu")
-		if err != nil {
-			return fmt.Errorf("%s needs a library: %w", filepath.Base(path), err)
-		}
-		if err := b.file(dir+name, lib, 0o755); err != nil {
-			return err
-		}
-		if err := b.libraries(lib); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// find returns the file of a name in the first of the folders that has it.
-func find(tree, name string, dirs ...string) (string, error) {
-	i := slices.IndexFunc(dirs, func(dir string) bool {
-		info, err := os.Stat(filepath.Join(tree, dir, name))
-		return err == nil && info.Mode().IsRegular()
-	})
-	if i < 0 {
-		return "", fmt.Errorf("find %s in the unpacked packages: %w", name, fs.ErrNotExist)
-	}
-	return filepath.Join(tree, dirs[i], name), nil
 }

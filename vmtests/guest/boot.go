@@ -15,7 +15,7 @@ import (
 	"syscall"
 	"time"
 
-	"platter/vmtests/cpio"
+	"platter/internal/export/rescue/cpio"
 )
 
 // A Boot is one life of a guest, from power-on to power-off.

@@ -17,7 +17,8 @@ import (
 	"path/filepath"
 	"strings"
 
-	"platter/vmtests/cpio"
+	"platter/internal/export/rescue/apt"
+	"platter/internal/export/rescue/cpio"
 	"platter/vmtests/debian"
 )
 
@@ -45,11 +46,11 @@ func fetch(ctx context.Context, cache string) (*System, error) {
 		return nil, err
 	}
 	wanted := sha256.Sum256([]byte(strings.Join(packages, " ")))
-	tree, err := debian.Unpack(ctx, cache, fmt.Sprintf("guest-%x", wanted[:6]), packages, nil)
+	tree, err := apt.Unpack(ctx, cache, fmt.Sprintf("guest-%x", wanted[:6]), packages, nil)
 	if err != nil {
 		return nil, err
 	}
-	versions, err := debian.Versions(tree)
+	versions, err := apt.Versions(tree)
 	if err != nil {
 		return nil, err
 	}

@@ -8,7 +8,8 @@ import (
 	"os"
 	"path/filepath"
 
-	"platter/vmtests/cpio"
+	"platter/internal/export/rescue/cpio"
+	"platter/internal/export/rescue/ramfs"
 	"platter/vmtests/debian"
 )
 
@@ -46,29 +47,25 @@ func archiveZFS(ctx context.Context, k *debian.Kernel, root string) ([]byte, err
 	if err != nil {
 		return nil, err
 	}
-	b := &baseBuilder{tree: root, placed: map[string]bool{}}
-	b.add(cpio.Entry{Name: "etc/zfs", Mode: cpio.Dir | 0o755})
+	b := ramfs.New(root)
+	b.Dir("etc/zfs")
 	for _, p := range zfsPrograms {
-		if err := b.program(p); err != nil {
+		if err := b.Program(p); err != nil {
 			return nil, err
 		}
 	}
 	// Threads that are cancelled look for it, and are linked with nothing.
-	unwinder, err := find(root, "libgcc_s.so.1", "lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu")
-	if err != nil {
-		return nil, err
-	}
-	if err := b.file("lib/x86_64-linux-gnu/libgcc_s.so.1", unwinder, 0o755); err != nil {
+	if err := b.Library("libgcc_s.so.1"); err != nil {
 		return nil, err
 	}
 	order := added.Order("zfs")
 	if len(order) == 0 {
 		return nil, fmt.Errorf("no module of ZFS was built for kernel %s", k.Release)
 	}
-	if err := b.modules("order-zfs", order); err != nil {
+	if err := addModules(b, "order-zfs", order); err != nil {
 		return nil, err
 	}
 	var archive bytes.Buffer
-	err = cpio.Write(&archive, b.entries)
+	err = cpio.Write(&archive, b.Entries)
 	return archive.Bytes(), err
 }
