@@ -63,6 +63,13 @@ type Options struct {
 	// BlockSize is what the image is made of, in bytes: a view that gives
 	// parts of the device from memory has them in whole blocks.
 	BlockSize int64
+	// Base is the ID of the snapshot that the parent image was made from, "" for
+	// none.
+	Base string
+	// Together is how many views are to be of one moment, this one among them: 0
+	// if it has one of its own. Otherwise filesystems on a block device stand
+	// still already when it is taken.
+	Together int
 }
 
 // A Fit says whether a provider can take a view of a device.
@@ -95,12 +102,28 @@ type Provider interface {
 	Remove(ctx context.Context, s Snapshot) error
 }
 
+// A Joint is a Provider that can take views of several of its devices which
+// are all of one moment.
+type Joint interface {
+	// TakeAll is Take for several devices, with options for each: it returns a
+	// view of each, in their order, or none. Its errors name the device.
+	TakeAll(ctx context.Context, devices []block.Device, options []Options) ([]View, error)
+}
+
 // A Looker is a Provider whose devices are no files of this machine: they have
 // names of a kind of their own.
 type Looker interface {
 	// Look describes the device of a name, as block.Look does. mine is false
 	// for names of another kind.
 	Look(ctx context.Context, name string) (d block.Device, mine bool, err error)
+}
+
+// A Splitter is a Looker that has names for several of its devices, such as all
+// disks of a machine.
+type Splitter interface {
+	// Split returns the names of the devices, or none where the name is of one
+	// device or of another kind.
+	Split(ctx context.Context, name string) ([]string, error)
 }
 
 // A Snapshot is one that a provider found.

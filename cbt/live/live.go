@@ -29,8 +29,10 @@ const (
 	freezeLimit = 10 * time.Second
 	// drainLimit is how long to wait, frozen, for what is in flight.
 	drainLimit = 3 * time.Second
-	// freezeBytes is what can be read into memory meanwhile.
-	freezeBytes = 32 << 20
+	// freezeBytes is what can be read into memory meanwhile, of all devices that
+	// stand still together, and minFreezeBytes of each.
+	freezeBytes    = 32 << 20
+	minFreezeBytes = 8 << 20
 )
 
 // A Provider takes such views. It is safe for concurrent use.
@@ -104,7 +106,7 @@ func (p *Provider) Take(ctx context.Context, d block.Device, o snapshot.Options)
 	if v.Source, err = block.Open(d.Path, block.OpenOptions{Live: true}); err != nil {
 		return nil, err
 	}
-	if err := v.hold.open(v.Source, p.buffer, o.BlockSize); err != nil {
+	if err := v.hold.open(v.Source, max(minFreezeBytes, p.buffer/max(1, o.Together)), o.BlockSize); err != nil {
 		return nil, err
 	}
 	if err := v.begin(ctx); err != nil {
@@ -139,6 +141,8 @@ type view struct {
 	round   round
 	still   error
 	frozen  time.Duration
+	events  uint64 // seen when the rest was read
+	joint   bool   // its moment is one that others share
 	notes   []string
 	before  func(context.Context) error // runs before each freeze that ends the passes; nil for none
 	after   func(context.Context, error)

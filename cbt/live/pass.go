@@ -29,7 +29,8 @@ type round struct {
 	bytes   int64 // of the pass before
 	synced  bool  // the last pass was after a sync
 	freezes int
-	why     error // why the last freeze was in vain
+	why     error    // why the last freeze was in vain
+	held    *cbt.Set // what was read in a moment that others share; nil before
 }
 
 // begin sees to it that what was under way before the session began is on the
@@ -85,7 +86,12 @@ func (v *view) look(d time.Duration) (seen bool, err error) {
 // is read in a freeze.
 func (v *view) Pass(ctx context.Context) (src block.Source, again *cbt.Set, last bool, err error) {
 	r := &v.round
-	if r.synced {
+	if r.held != nil {
+		held := r.held
+		v.round, v.still = round{}, nil
+		return &v.hold, held, true, nil
+	}
+	if r.synced && !v.joint {
 		held, err := v.between(ctx)
 		if err == nil {
 			v.round, v.still = round{}, nil
@@ -94,7 +100,7 @@ func (v *view) Pass(ctx context.Context) (src block.Source, again *cbt.Set, last
 		if errors.Is(err, errBefore) {
 			return nil, nil, true, err
 		}
-		if ctx.Err() != nil || !errors.Is(err, errAgain) || r.freezes >= maxFreezes {
+		if ctx.Err() != nil || !errors.Is(err, ErrAgain) || r.freezes >= maxFreezes {
 			return v.giveUp(ctx, err)
 		}
 		r.synced, r.why = false, err
@@ -142,16 +148,22 @@ func (v *view) sync() error {
 }
 
 func (v *view) filesystems() (*freeze.Filesystems, error) {
-	on, err := block.StackedOn(v.path)
+	list, err := v.stacked()
 	if err != nil {
 		return nil, err
 	}
-	v.hold.swap = on.Swap
-	return freeze.Open(on.Filesystems, freezeLimit)
+	return freeze.Open(list, freezeLimit)
 }
 
-// errAgain means that a freeze was in vain, and another one may not be.
-var errAgain = errors.New("the disk did not come to rest")
+// stacked returns the filesystems on the device, and takes note of its swap.
+func (v *view) stacked() ([]block.Filesystem, error) {
+	on, err := block.StackedOn(v.path)
+	v.hold.swap = on.Swap
+	return on.Filesystems, err
+}
+
+// ErrAgain means that a freeze was in vain, and another one may not be.
+var ErrAgain = errors.New("the disk did not come to rest")
 
 // errBefore wraps what the caller's part before the freeze fails with.
 var errBefore = errors.New("get the device ready")
@@ -171,45 +183,10 @@ func (v *view) between(ctx context.Context) (held *cbt.Set, err error) {
 }
 
 // freeze reads what is left while nothing is written, and returns it.
-func (v *view) freeze(ctx context.Context) (held *cbt.Set, err error) {
-	v.round.freezes++
-	f, err := v.filesystems()
-	if err != nil {
+func (v *view) freeze(ctx context.Context) (*cbt.Set, error) {
+	if _, err := (&Joint{[]*view{v}}).moment(ctx, nil, nil); err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	// A short generation: little is marked twice.
-	if err := v.session.Next(); err != nil {
-		return nil, err
-	}
-	release, err := v.session.Hold()
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, release()) }()
-
-	if err := f.Freeze(); err != nil {
-		return nil, fmt.Errorf("%w: %w", errAgain, err)
-	}
-	// From here to Thaw nothing but reading.
-	read := v.rest(ctx)
-	if v.atRest != nil {
-		v.atRest()
-	}
-	moment := time.Now()
-	took, err := f.Thaw()
-	v.frozen = max(v.frozen, took)
-	if errors.Is(err, freeze.ErrLate) {
-		return nil, fmt.Errorf("%w: %w", errAgain, err)
-	}
-	if err = errors.Join(read, err); err != nil {
-		return nil, err
-	}
-	if err := v.session.Whole(); err != nil {
-		return nil, err
-	}
-	v.taken, v.moment, v.landed = moment, v.session.Number(), v.session.Number()
-	v.notes = append(v.notes, frozenNote(took, f.Unfrozen()))
 	return v.hold.set(), nil
 }
 
@@ -221,41 +198,38 @@ func frozenNote(took time.Duration, unfrozen []string) string {
 	return note
 }
 
-// rest reads what is left into memory, and proves that it is of one moment:
-// nothing was on its way to the disk when it began, and nothing was written
-// until it ended.
+// rest reads what is left into memory: nothing was on its way to the disk when
+// it began.
 func (v *view) rest(ctx context.Context) error {
 	if err := v.drain(); err != nil {
 		return err
 	}
 	if len(v.hold.swap) > 0 {
-		return v.restWithSwap(ctx)
+		// To tell writes to swap from others takes a generation.
+		if err := v.session.NextHeld(); err != nil {
+			return err
+		}
 	}
-	before := v.session.Events()
-	if err := v.hold.fill(ctx, v.session, v.landed); err != nil {
-		return err
+	v.events = v.session.Events()
+	return v.hold.fill(ctx, v.session, v.landed)
+}
+
+// rested proves that what rest read is of one moment, and of this one: nothing
+// was written since. Where the kernel may go on swapping, only what lies outside
+// of swap has to be at rest: what swap holds is of no use to a machine that
+// starts from the image.
+func (v *view) rested() error {
+	if len(v.hold.swap) > 0 {
+		if !v.session.Within(v.hold.swap) {
+			return errWritten
+		}
+		return nil
 	}
 	n, err := v.session.InFlight()
 	if err != nil {
 		return err
 	}
-	if n != 0 || v.session.Events() != before {
-		return errWritten
-	}
-	return nil
-}
-
-// restWithSwap is rest where the kernel may go on swapping: what swap holds is
-// of no use to a machine that starts from the image, so only what lies outside
-// has to be at rest. To tell the two apart takes a generation.
-func (v *view) restWithSwap(ctx context.Context) error {
-	if err := v.session.NextHeld(); err != nil {
-		return err
-	}
-	if err := v.hold.fill(ctx, v.session, v.landed); err != nil {
-		return err
-	}
-	if !v.session.Within(v.hold.swap) {
+	if n != 0 || v.session.Events() != v.events {
 		return errWritten
 	}
 	return nil
@@ -263,9 +237,9 @@ func (v *view) restWithSwap(ctx context.Context) error {
 
 // Errors that need no memory.
 var (
-	errWritten  = fmt.Errorf("%w: something writes to it that no filesystem holds back", errAgain)
-	errInFlight = fmt.Errorf("%w: writes did not land", errAgain)
-	errTooMuch  = fmt.Errorf("%w: more was written than fits into memory", errAgain)
+	errWritten  = fmt.Errorf("%w: something writes to it that no filesystem holds back", ErrAgain)
+	errInFlight = fmt.Errorf("%w: writes did not land", ErrAgain)
+	errTooMuch  = fmt.Errorf("%w: more was written than fits into memory", ErrAgain)
 )
 
 // drain waits until nothing is in flight.

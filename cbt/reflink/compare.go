@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"platter/block"
+	"platter/block/snapshot/reflink"
 	"platter/cbt"
 )
 
@@ -17,28 +18,28 @@ import (
 // old place to what it moves next. So the old copy's layout is asked for again
 // after the new one's: only what lay where it lies is compared.
 func compare(ctx context.Context, older, newer *os.File, want uint32, set *cbt.Set) error {
-	a, err := newLayout(older, want)
+	a, err := reflink.NewLayout(older, want)
 	if err != nil {
 		return err
 	}
-	b, err := newLayout(newer, want)
+	b, err := reflink.NewLayout(newer, want)
 	if err != nil {
 		return err
 	}
-	set.Add(block.Extent{Offset: min(a.size, b.size), Length: max(a.size, b.size) - min(a.size, b.size)})
-	var before, now, again []extent
-	for off, size := int64(0), min(a.size, b.size); off < size; {
+	set.Add(block.Extent{Offset: min(a.Size, b.Size), Length: max(a.Size, b.Size) - min(a.Size, b.Size)})
+	var before, now, again []reflink.Piece
+	for off, size := int64(0), min(a.Size, b.Size); off < size; {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		var endA, endB, endC int64
-		if before, endA, err = a.next(off, before[:0]); err != nil {
+		if before, endA, err = a.Next(off, before[:0]); err != nil {
 			return err
 		}
-		if now, endB, err = b.next(off, now[:0]); err != nil {
+		if now, endB, err = b.Next(off, now[:0]); err != nil {
 			return err
 		}
-		if again, endC, err = a.next(off, again[:0]); err != nil {
+		if again, endC, err = a.Next(off, again[:0]); err != nil {
 			return err
 		}
 		end := min(endA, endB, size)
@@ -53,12 +54,12 @@ func compare(ctx context.Context, older, newer *os.File, want uint32, set *cbt.S
 }
 
 // differ adds to set where two layouts differ between off and end.
-func differ(off, end int64, a, b []extent, set *cbt.Set) {
+func differ(off, end int64, a, b []reflink.Piece, set *cbt.Set) {
 	for off < end {
 		a, b = from(a, off), from(b, off)
 		x, y := at(a, off, end), at(b, off, end)
 		next := min(x.End(), y.End())
-		if !same(x.cut(off), y.cut(off)) {
+		if !same(x.Cut(off), y.Cut(off)) {
 			set.Add(block.Extent{Offset: off, Length: next - off})
 		}
 		off = next
@@ -66,7 +67,7 @@ func differ(off, end int64, a, b []extent, set *cbt.Set) {
 }
 
 // from drops the extents that end at or before off.
-func from(list []extent, off int64) []extent {
+func from(list []reflink.Piece, off int64) []reflink.Piece {
 	for len(list) > 0 && list[0].End() <= off {
 		list = list[1:]
 	}
@@ -75,8 +76,8 @@ func from(list []extent, off int64) []extent {
 
 // at returns what is at off: an extent, or a hole up to the next one. None
 // goes beyond end.
-func at(list []extent, off, end int64) extent {
-	hole := extent{block.Extent{Offset: off, Length: end - off}, 0, extentUnwritten}
+func at(list []reflink.Piece, off, end int64) reflink.Piece {
+	hole := reflink.Piece{Extent: block.Extent{Offset: off, Length: end - off}, Flags: reflink.Unwritten}
 	if len(list) == 0 {
 		return hole
 	}
@@ -91,10 +92,10 @@ func at(list []extent, off, end int64) extent {
 
 // same reports whether two extents that begin at one offset hold the same
 // bytes: both zeros, or both at the same place.
-func same(a, b extent) bool {
-	zeroA, zeroB := a.flags&^plain == extentUnwritten, b.flags&^plain == extentUnwritten
+func same(a, b reflink.Piece) bool {
+	zeroA, zeroB := a.Flags&^reflink.Plain == reflink.Unwritten, b.Flags&^reflink.Plain == reflink.Unwritten
 	if zeroA || zeroB {
 		return zeroA && zeroB
 	}
-	return a.flags&^plain == 0 && b.flags&^plain == 0 && a.physical == b.physical
+	return a.Flags&^reflink.Plain == 0 && b.Flags&^reflink.Plain == 0 && a.Physical == b.Physical
 }

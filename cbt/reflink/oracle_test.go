@@ -41,7 +41,7 @@ func dieAfter(path, consumer, step string) {
 		}
 	}
 	ctx := context.Background()
-	t, err := open(ctx, path, consumer, batchExtents)
+	t, err := open(ctx, path, consumer, reflink.BatchExtents)
 	die("open", err)
 	g, err := t.Mark(ctx)
 	die("mark", err)
@@ -438,7 +438,7 @@ type late struct {
 }
 
 func (l *late) Mark(ctx context.Context) (cbt.Generation, error) {
-	later, err := open(ctx, l.w.path, "b", batchExtents)
+	later, err := open(ctx, l.w.path, "b", reflink.BatchExtents)
 	if err != nil {
 		return nil, err
 	}

@@ -48,7 +48,7 @@ func (opener) Open(_ context.Context, v snapshot.View, _ snapshot.Consumer) (cbt
 	if !ok {
 		return nil, fmt.Errorf("tracker %s: a view by %s is no copy of a file", Name, v.Method())
 	}
-	return &tracker{view: view, batch: batchExtents}, nil
+	return &tracker{view: view, batch: reflink.BatchExtents}, nil
 }
 
 func (opener) Base(g cbt.Generation) string {

@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -100,30 +99,24 @@ func TestReflinkPassesTheSuite(t *testing.T) {
 	}
 }
 
-func TestLayoutStructIsTheKernels(t *testing.T) {
-	if got, want := unsafe.Sizeof(fiemap{}), uintptr(32+56*batchExtents); got != want {
-		t.Errorf("struct fiemap has %d bytes, want %d", got, want)
-	}
-}
-
 // What the place of an extent does not tell is never called unchanged.
 func TestSameTrustsPlainExtentsOnly(t *testing.T) {
-	at := func(physical int64, flags uint32) extent {
-		return extent{block.Extent{Offset: 0, Length: 4096}, physical, flags}
+	at := func(physical int64, flags uint32) reflink.Piece {
+		return reflink.Piece{Extent: block.Extent{Offset: 0, Length: 4096}, Physical: physical, Flags: flags}
 	}
 	for _, c := range []struct {
 		what string
-		a, b extent
+		a, b reflink.Piece
 		want bool
 	}{
-		{"one place", at(8192, 0), at(8192, extentShared|extentLast|extentMerged), true},
+		{"one place", at(8192, 0), at(8192, 0x2000|0x1|0x1000), true},
 		{"two places", at(8192, 0), at(12288, 0), false},
-		{"zeros twice", at(0, extentUnwritten), at(8192, extentUnwritten|extentShared), true},
-		{"written meanwhile", at(8192, extentUnwritten), at(8192, 0), false},
-		{"zeroed meanwhile", at(8192, 0), at(8192, extentUnwritten), false},
+		{"zeros twice", at(0, reflink.Unwritten), at(8192, reflink.Unwritten|0x2000), true},
+		{"written meanwhile", at(8192, reflink.Unwritten), at(8192, 0), false},
+		{"zeroed meanwhile", at(8192, 0), at(8192, reflink.Unwritten), false},
 		{"place unknown", at(0, 0x2), at(0, 0x2), false},
 		{"not allocated yet", at(0, 0x4|0x2), at(0, 0x4|0x2), false},
-		{"not allocated yet, over unwritten", at(0, 0x4|extentUnwritten), at(0, 0x4|extentUnwritten), false},
+		{"not allocated yet, over unwritten", at(0, 0x4|reflink.Unwritten), at(0, 0x4|reflink.Unwritten), false},
 		{"compressed", at(8192, 0x8), at(8192, 0x8), false},
 		{"encrypted", at(8192, 0x80), at(8192, 0x80), false},
 		{"not aligned", at(8192, 0x100), at(8192, 0x100), false},
@@ -143,7 +136,7 @@ func TestReflinkRefusesAChangedBase(t *testing.T) {
 	if err := os.WriteFile(path, make([]byte, 1<<20), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	first, err := open(t.Context(), path, "a", batchExtents)
+	first, err := open(t.Context(), path, "a", reflink.BatchExtents)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -155,7 +148,7 @@ func TestReflinkRefusesAChangedBase(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	second, err := open(t.Context(), path, "a", batchExtents)
+	second, err := open(t.Context(), path, "a", reflink.BatchExtents)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -187,7 +180,7 @@ func TestReflinkReadsCompressedExtents(t *testing.T) {
 	if err := os.WriteFile(path, text, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	first, err := open(t.Context(), path, "a", batchExtents)
+	first, err := open(t.Context(), path, "a", reflink.BatchExtents)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -209,7 +202,7 @@ func TestReflinkReadsCompressedExtents(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	second, err := open(t.Context(), path, "a", batchExtents)
+	second, err := open(t.Context(), path, "a", reflink.BatchExtents)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -33,21 +33,17 @@ func (s *Session) union(members history) *cbt.Set {
 }
 
 // Hold keeps others from beginning generations until release is called, as
-// long as the disk is frozen.
-func (s *Session) Hold() (release func() error, err error) {
-	held, err := lock(s.tracer.dir)
+// long as disks are frozen. All sessions are of one tracer; each goes on with
+// the generation that its disk is in.
+func Hold(sessions ...*Session) (release func() error, err error) {
+	held, err := lock(sessions[0].tracer.dir)
 	if err != nil {
 		return nil, err
 	}
-	present, err := s.tracer.present(s.place.key)
-	if err == nil && (present == nil || present.get(headNonce) != s.last().get(headNonce)) {
-		err = fmt.Errorf("trace %s: another process began a generation", s.place.name)
-	}
-	if present != nil {
-		err = errors.Join(err, present.Close())
-	}
-	if err != nil {
-		return nil, errors.Join(err, held.Close())
+	for _, s := range sessions {
+		if err = s.join(); err != nil {
+			return nil, errors.Join(err, held.Close())
+		}
 	}
 	return held.Close, nil
 }

@@ -93,24 +93,7 @@ func (s *Session) Next() error {
 // next begins a generation. The caller holds the lock.
 func (s *Session) next() error {
 	if len(s.own) > 0 {
-		present, err := s.tracer.present(s.place.key)
-		if err != nil {
-			return err
-		}
-		if present == nil {
-			return fmt.Errorf("disk %s is not watched any more: %w", s.place.name, cbt.ErrHistoryLost)
-		}
-		same := present.get(bodyHistory) == s.last().get(bodyHistory)
-		switch {
-		case !same:
-			present.Close()
-			return fmt.Errorf("the history of %s began anew: %w", s.place.name, cbt.ErrHistoryLost)
-		case present.number() != s.last().number():
-			if err := s.catchUp(present.number()); err != nil {
-				return errors.Join(err, present.Close())
-			}
-		}
-		if err := present.Close(); err != nil {
+		if err := s.join(); err != nil {
 			return err
 		}
 	}
@@ -124,6 +107,26 @@ func (s *Session) next() error {
 	}
 	s.own = append(s.own, g)
 	return nil
+}
+
+// join takes in what generations others began.
+func (s *Session) join() error {
+	present, err := s.tracer.present(s.place.key)
+	if err != nil {
+		return err
+	}
+	if present == nil {
+		return fmt.Errorf("disk %s is not watched any more: %w", s.place.name, cbt.ErrHistoryLost)
+	}
+	switch {
+	case present.get(bodyHistory) != s.last().get(bodyHistory):
+		err = fmt.Errorf("the history of %s began anew: %w", s.place.name, cbt.ErrHistoryLost)
+	case present.number() != s.last().number():
+		err = s.catchUp(present.number())
+	case present.get(headNonce) != s.last().get(headNonce):
+		err = fmt.Errorf("generation %d of %s is another one: %w", present.number(), s.place.name, cbt.ErrHistoryLost)
+	}
+	return errors.Join(err, present.Close())
 }
 
 // catchUp takes in the generations that others began up to number n.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"platter/internal/job"
 )
@@ -29,11 +30,16 @@ func runBackup(ctx context.Context, c *call, args []string) error {
 	}
 	reports, err := job.Backup(ctx, env, job.BackupOptions{
 		Devices: args, Volume: c.opts.volume, Tags: c.opts.tags, Tracker: c.opts.tracker, Ways: ways(), Audit: c.opts.audit, Live: c.opts.live,
-		RepositoryOnDevice: c.opts.onDevice, AllBlocks: c.opts.allBlocks, Hooks: c.opts.hooks,
+		RepositoryOnDevice: c.opts.onDevice, AllBlocks: c.opts.allBlocks, Hooks: c.opts.hooks, Together: c.opts.together,
 		AllowUnreadable: c.opts.allowUnreadable, ReplaceDevice: c.opts.replaceDevice, DryRun: c.opts.dryRun,
 		LimitRead: c.opts.limitRead,
 	})
 	c.term.clear()
+	if len(reports) > 0 && reports[0].Together && !c.term.json {
+		first := reports[0]
+		c.term.summaryf("%s at one moment, %s; filesystems stood still for %d ms\n",
+			plural(len(reports), "device"), first.Image.Time.Format(time.RFC3339Nano), first.Frozen.Milliseconds())
+	}
 	for _, r := range reports {
 		c.record.Imaged(r.Image)
 		c.printBackup(r)

@@ -52,6 +52,7 @@ type options struct {
 	audit           string
 	live            bool
 	onDevice        bool
+	together        bool
 	allBlocks       bool
 	all             bool // also of alerts
 	hooks           job.Hooks
@@ -305,6 +306,10 @@ func backupFlags() []flag {
 		{
 			"all", "", "image every disk of the machine, as a set", "",
 			func(o *options) pflag.Value { return toggle(&o.all) },
+		},
+		{
+			"together", "", "image all as they were at one moment, or none", "",
+			func(o *options) pflag.Value { return toggle(&o.together) },
 		},
 		{
 			"volume", "", "name of the volume (default from the device's serial number or path)", "",

@@ -28,8 +28,12 @@ import (
 
 // Backup images devices one after the other, in one run that shares segments.
 // A device that fails does not keep the others from being imaged: the error
-// joins those of all, and the reports are of those that went well.
+// joins those of all, and the reports are of those that went well. Devices that
+// are imaged together are imaged all, or none.
 func Backup(ctx context.Context, env *Env, opts BackupOptions) ([]*BackupReport, error) {
+	if err := opts.split(ctx); err != nil {
+		return nil, err
+	}
 	if err := opts.check(); err != nil {
 		return nil, err
 	}
@@ -38,6 +42,9 @@ func Backup(ctx context.Context, env *Env, opts BackupOptions) ([]*BackupReport,
 		return nil, err
 	}
 	defer r.end(ctx)
+	if opts.Together && opts.count() > 1 && !opts.DryRun {
+		return r.together(ctx)
+	}
 	return r.each(ctx)
 }
 
@@ -264,47 +271,108 @@ func (r *run) end(ctx context.Context) {
 	}
 }
 
+// An imaging is one image being made.
+type imaging struct {
+	*run
+	s       *subject
+	tracker cbt.Tracker
+	m       *image.Manifest
+	changed *cbt.Set // since the parent
+	free    *cbt.Set // left out; nil for none
+	pass    *pass    // over all of the device, that later ones add to
+	start   time.Time
+	cost    totals
+	resumed int64 // bytes of the device, from a checkpoint
+}
+
 // device makes one image.
 func (r *run) device(ctx context.Context, s *subject) (*BackupReport, error) {
-	start := time.Now()
-	tracker, err := s.track(ctx)
+	i, err := r.prepare(ctx, s)
 	if err != nil {
-		return nil, fmt.Errorf("back up %s: %w", s.path, err)
+		return nil, err
 	}
-	defer tracker.Close()
-	m := r.manifest(s)
-	free, err := r.vacant(ctx, s.view, m)
+	defer i.tracker.Close()
+	err = i.step(func() error {
+		err := i.read(ctx)
+		for last := false; err == nil && !last; {
+			last, err = i.again(ctx)
+		}
+		return err
+	})
+	if err == nil {
+		err = i.conclude()
+	}
 	if err != nil {
+		return nil, err
+	}
+	return i.finish(ctx)
+}
+
+// prepare finds out what there is to read.
+func (r *run) prepare(ctx context.Context, s *subject) (_ *imaging, err error) {
+	i := &imaging{run: r, s: s, start: time.Now()}
+	if i.tracker, err = s.track(ctx); err != nil {
 		return nil, fmt.Errorf("back up %s: %w", s.path, err)
 	}
-	changed, err := r.changed(ctx, tracker, m, s.parent)
+	i.m = r.manifest(s)
+	if i.free, err = r.vacant(ctx, s.view, i.m); err == nil {
+		i.changed, err = r.changed(ctx, i.tracker, i.m, s.parent)
+	}
 	if err != nil {
-		return nil, fmt.Errorf("back up %s: %w", s.path, err)
+		return nil, errors.Join(fmt.Errorf("back up %s: %w", s.path, err), i.tracker.Close())
 	}
-	before, resumed := r.stored(), r.resumed
-	if err := r.proven(ctx, s.view, m, s.parent, changed, free); err != nil {
-		return nil, fmt.Errorf("back up %s: %w", s.path, err)
+	return i, nil
+}
+
+// step does a part of the work, and counts what it stored.
+func (i *imaging) step(do func() error) error {
+	before, resumed := i.stored(), i.run.resumed
+	err := do()
+	if err == nil {
+		err = i.flush()
 	}
+	if err != nil {
+		return fmt.Errorf("back up %s: %w", i.s.path, err)
+	}
+	after := i.stored()
+	i.cost.payload += after.payload - before.payload
+	i.cost.overhead += after.overhead - before.overhead
+	i.cost.count += after.count - before.count
+	i.resumed += i.run.resumed - resumed
+	return nil
+}
+
+// finish makes the image exist, of which all is read and stored.
+func (i *imaging) finish(ctx context.Context) (*BackupReport, error) {
+	report, err := i.commitImage(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("back up %s: %w", i.s.path, err)
+	}
+	report.Elapsed = time.Since(i.start)
+	return report, nil
+}
+
+func (i *imaging) commitImage(ctx context.Context) (*BackupReport, error) {
+	s, m, r := i.s, i.m, i.run
 	s.letGo()
 	s.warn(m)
-	report := &BackupReport{Image: m, DryRun: r.opts.DryRun, Resumed: r.resumed - resumed}
-	if err := r.settle(ctx, s, tracker, report); err != nil {
-		return nil, fmt.Errorf("back up %s: %w", s.path, err)
+	report := &BackupReport{Image: m, DryRun: r.opts.DryRun, Resumed: i.resumed}
+	if err := r.settle(ctx, s, i.tracker, report); err != nil {
+		return nil, err
 	}
 	if s.parent != nil {
 		report.Parent = s.parent.ID.String()
 	}
-	if !r.opts.DryRun {
-		after := r.stored()
-		m.Stats.Stored, m.Stats.Overhead = after.payload-before.payload, after.overhead-before.overhead
-		report.Segments = after.count - before.count
-		if err := r.commit(ctx, m); err != nil {
-			return nil, fmt.Errorf("back up %s: %w", s.path, err)
-		}
-		r.forgetCheckpoint(ctx, m.Volume)
-		r.keepHistory(ctx, tracker, m)
+	if r.opts.DryRun {
+		return report, nil
 	}
-	report.Elapsed = time.Since(start)
+	m.Stats.Stored, m.Stats.Overhead = i.cost.payload, i.cost.overhead
+	report.Segments = i.cost.count
+	if err := r.commit(ctx, m); err != nil {
+		return nil, err
+	}
+	r.forgetCheckpoint(ctx, m.Volume)
+	r.keepHistory(ctx, i.tracker, m)
 	return report, nil
 }
 
@@ -319,7 +387,7 @@ func lineOf(w keys.Writer) string {
 func (r *run) manifest(s *subject) *image.Manifest {
 	info := s.view.Info()
 	m := &image.Manifest{
-		Volume: s.volume, Host: r.env.Host, Tags: r.opts.Tags, Set: r.set, Time: r.moment(s.view),
+		Volume: s.volume, Host: r.env.Host, Tags: r.opts.Tags, Set: r.set, Time: r.moment(s),
 		BlockSize: r.env.Repo.Config.BlockSize, Size: info.Size, Device: info,
 		Run: hex.EncodeToString(r.id[:]), Tool: r.env.Version,
 		Tracker: image.Tracking{View: s.view.Method(), Passed: s.passed},
@@ -337,9 +405,12 @@ func (r *run) manifest(s *subject) *image.Manifest {
 	return m
 }
 
-// moment is when a view was taken, by the clock that the repository goes by.
-func (r *run) moment(v snapshot.View) time.Time {
-	return r.env.Repo.Machine.Now().Add(-time.Since(v.Taken())).UTC()
+// moment is when the view was taken, by the clock that the repository goes by.
+func (r *run) moment(s *subject) time.Time {
+	if !s.moment.IsZero() {
+		return s.moment
+	}
+	return r.env.Repo.Machine.Now().Add(-time.Since(s.view.Taken())).UTC()
 }
 
 var volumePattern = regexp.MustCompile(`^[A-Za-z0-9._/+-]+$`)
@@ -395,22 +466,23 @@ func otherDevice(a, b block.Info) bool {
 }
 
 // image reads what may have changed and is not free, stores what is new and
-// sets the manifest's root. When it returns, all that the map needs is durable.
-func (r *run) image(ctx context.Context, view snapshot.View, m, parent *image.Manifest, changed, free *cbt.Set) error {
-	p := &pass{run: r, src: view, m: m, parent: parent, changed: changed, free: free, counts: new(counters)}
-	if parent != nil {
-		p.counts.changes = newChanges(m.Device)
+// sets the manifest's root.
+func (i *imaging) image(ctx context.Context, changed *cbt.Set) error {
+	i.pass = &pass{run: i.run, src: i.s.view, m: i.m, parent: i.s.parent, changed: changed, free: i.free, counts: new(counters)}
+	if i.s.parent != nil {
+		i.pass.counts.changes = newChanges(i.m.Device)
 	}
-	stop := r.env.report("backup", m.Volume, "read", m.Size, p.counts, r.storedBytes)
+	stop := i.env.report("backup", i.m.Volume, "read", i.m.Size, i.pass.counts, i.storedBytes)
 	defer stop()
-	if err := p.do(ctx); err != nil {
-		return err
-	}
-	if err := r.converge(ctx, view, p); err != nil {
-		return err
-	}
-	if err := errors.Join(r.flush(), view.Check()); err != nil {
-		return err
+	return i.pass.do(ctx)
+}
+
+// conclude looks whether what was read is of one moment, and sets down in the
+// manifest what it was. All that the map needs is durable.
+func (i *imaging) conclude() error {
+	m, view := i.m, i.s.view
+	if err := view.Check(); err != nil {
+		return fmt.Errorf("back up %s: %w", i.s.path, err)
 	}
 	if o := snapshot.Observe(view); o != nil && !m.Fuzzy {
 		if err := o.Still(); err != nil {
@@ -421,14 +493,14 @@ func (r *run) image(ctx context.Context, view snapshot.View, m, parent *image.Ma
 	if m.Fuzzy {
 		m.Tracker.History, m.Tracker.Generation = "", nil
 	}
-	m.Unreadable = mergeExtents(p.unreadable)
-	m.Done = r.env.Repo.Machine.Now().UTC()
-	c := p.counts
+	m.Unreadable = mergeExtents(i.pass.unreadable)
+	m.Done = i.env.Repo.Machine.Now().UTC()
+	c, parent := i.pass.counts, i.s.parent
 	m.Stats = image.Stats{
 		Read: c.read.Load(), Zero: c.zero.Load(), Free: c.free.Load(), Unchanged: c.unchanged.Load(),
 		Known: c.known.Load(), New: c.fresh.Load(),
 	}
-	m.LeftOut = free != nil || parent != nil && parent.LeftOut && m.Tracker.Name != full.Name
+	m.LeftOut = i.free != nil || parent != nil && parent.LeftOut && m.Tracker.Name != full.Name
 	if parent != nil {
 		m.Changes = c.changes.list()
 	}

@@ -2,7 +2,6 @@ package job
 
 import (
 	"context"
-	"errors"
 
 	"platter/block"
 	"platter/block/freespace"
@@ -93,26 +92,23 @@ func (c *countedSource) ReadAt(ctx context.Context, p []byte, off int64) (int, e
 // image before has zeros for them because they were free, and now they are in
 // use, and the tracker saw no write. Their filesystem may not have written to
 // them yet; then what they hold is nothing, and does no harm.
-func (r *run) doubtful(ctx context.Context, view snapshot.View, m *image.Manifest, blocks []block.Extent) error {
-	if len(blocks) == 0 || r.opts.DryRun {
+func (i *imaging) doubtful(ctx context.Context, blocks []block.Extent) error {
+	if len(blocks) == 0 || i.opts.DryRun {
 		return nil
 	}
-	if err := r.flush(); err != nil {
+	if err := i.flush(); err != nil {
 		return err
 	}
-	r.trustOwn()
-	before, changed := *m, cbt.NewSet(m.Size)
+	i.trustOwn()
+	before, changed := *i.m, cbt.NewSet(i.m.Size)
 	for _, e := range blocks {
 		changed.Add(e)
 	}
 	// Not a view to the pass: it is not to go on at a checkpoint.
-	p := &pass{run: r, src: struct{ block.Source }{view}, m: m, parent: &before, changed: changed, counts: new(counters)}
-	if err := errors.Join(p.do(ctx), r.flush(), view.Check()); err != nil {
+	p := &pass{run: i.run, src: struct{ block.Source }{i.s.view}, m: i.m, parent: &before, changed: changed, counts: new(counters)}
+	if err := p.do(ctx); err != nil {
 		return err
 	}
-	m.Stats.Read += p.counts.read.Load()
-	m.Stats.Known += p.counts.known.Load()
-	m.Stats.New += p.counts.fresh.Load()
-	m.Unreadable = mergeExtents(append(m.Unreadable, p.unreadable...))
+	i.pass.add(p)
 	return nil
 }

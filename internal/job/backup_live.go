@@ -18,12 +18,16 @@ import (
 var errSelf = errors.New("the repository lies on it, and each pass would copy what the one before stored: " +
 	"name another repository, or say --repository-on-device")
 
+// moves reports whether a way is to copy a device while it is written to.
+func moves(s *subject, w way) bool {
+	return w.method() == passes.Method || w.method() == era.Method && s.device.How == block.Live
+}
+
 // checkSelf refuses to copy a device in passes while what the passes store goes
 // to that device.
 func (r *run) checkSelf(s *subject, w way) error {
 	place := r.env.Repo.Store.Location()
-	copied := w.method() == passes.Method || w.method() == era.Method && s.device.How == block.Live
-	if !copied || r.opts.RepositoryOnDevice || !filepath.IsAbs(place) {
+	if !moves(s, w) || r.opts.RepositoryOnDevice || !filepath.IsAbs(place) {
 		return nil
 	}
 	carries, err := block.Carries(s.path, place)
@@ -36,18 +40,15 @@ func (r *run) checkSelf(s *subject, w way) error {
 // settle sets down the moment that a view came to in the end: when it was, what
 // it cost, and where the tracker goes on from.
 func (r *run) settle(ctx context.Context, s *subject, t cbt.Tracker, report *BackupReport) (err error) {
-	v, ok := s.view.(interface {
-		cbt.Converging
+	m := report.Image
+	if v, ok := s.view.(interface {
 		Frozen() time.Duration
 		Notes() []string
-	})
-	m := report.Image
-	if !ok || r.opts.DryRun {
-		return nil
+	}); ok && !r.opts.DryRun {
+		report.Frozen = v.Frozen()
+		m.Warnings = append(m.Warnings, v.Notes()...)
 	}
-	report.Frozen = v.Frozen()
-	m.Warnings = append(m.Warnings, v.Notes()...)
-	if m.Tracker.History == "" {
+	if _, ok := s.view.(cbt.Converging); !ok || r.opts.DryRun || m.Tracker.History == "" {
 		return nil
 	}
 	if m.Tracker.Generation, err = t.Mark(ctx); err != nil {

@@ -52,10 +52,10 @@ type prover struct {
 	unsure []block.Extent // may have: see doubtful
 }
 
-func (r *run) prover(view snapshot.View, m, parent *image.Manifest, changed, free *cbt.Set) *prover {
+func (i *imaging) prover() *prover {
 	return &prover{
-		run: r, src: view, m: m, parent: r.parentMap(parent), changed: changed, free: free, leftOut: parent.LeftOut, hasher: r.env.Repo.Hasher(),
-		slow: newThrottle(r.opts.LimitRead),
+		run: i.run, src: i.s.view, m: i.m, parent: i.parentMap(i.s.parent), changed: i.changed, free: i.free, leftOut: i.s.parent.LeftOut,
+		hasher: i.env.Repo.Hasher(), slow: newThrottle(i.opts.LimitRead),
 	}
 }
 
@@ -186,42 +186,43 @@ func canaries(d block.Info) []block.Extent {
 	return on
 }
 
-// proven makes the image, and proves the tracker by the way: the canaries
-// before, the night's share of the audit after. A tracker that missed a write
-// has its history ended, and every block is compared at once, in the same
-// still view.
-func (r *run) proven(ctx context.Context, view snapshot.View, m, parent *image.Manifest, changed, free *cbt.Set) error {
-	m.Audit = &image.Audit{Since: m.Time}
-	if m.Tracker.Name == full.Name {
-		return r.image(ctx, view, m, parent, changed, free)
+// read reads what may have changed, and proves the tracker by the way: the
+// canaries before, the night's share of the audit after. A tracker that missed
+// a write has its history ended, and every block is compared at once, in the
+// same still view. Of a view that is of no moment yet, all this comes before its
+// moment.
+func (i *imaging) read(ctx context.Context) error {
+	i.m.Audit = &image.Audit{Since: i.m.Time}
+	if i.m.Tracker.Name == full.Name {
+		return i.image(ctx, i.changed)
 	}
-	p := r.prover(view, m, parent, changed, free)
-	for _, e := range canaries(m.Device) {
-		doubt(view, e)
+	p := i.prover()
+	for _, e := range canaries(i.m.Device) {
+		doubt(i.s.view, e)
 		if err := p.check(ctx, e); err != nil {
 			return fmt.Errorf("check canaries: %w", err)
 		}
 	}
-	m.Audit.Canaries, p.read = p.read, 0
-	missed, err := p.judge(ctx, view)
+	i.m.Audit.Canaries, p.read = p.read, 0
+	missed, err := p.judge(ctx, i.s.view)
 	if err == nil && len(missed) == 0 {
 		for _, e := range p.unsure {
-			changed.Add(e)
+			i.changed.Add(e)
 		}
 		p.unsure = nil
-		if err = r.image(ctx, view, m, parent, changed, free); err == nil {
-			missed, err = r.audit(ctx, p, view, parent)
+		if err = i.image(ctx, i.changed); err == nil {
+			missed, err = i.audit(ctx, p)
 		}
 	}
 	switch {
 	case err != nil:
 		return err
 	case len(missed) == 0:
-		return r.doubtful(ctx, view, m, p.unsure)
+		return i.doubtful(ctx, p.unsure)
 	}
-	r.alarm(m, missed)
-	doubt(view, block.Extent{Length: m.Size})
-	return r.image(ctx, view, m, parent, cbt.Unknown(m.Size), free)
+	i.alarm(i.m, missed)
+	doubt(i.s.view, block.Extent{Length: i.m.Size})
+	return i.image(ctx, cbt.Unknown(i.m.Size))
 }
 
 // doubt has a part of the view be read, also if the tracker said it is a hole.
@@ -276,22 +277,22 @@ func fewExtents(list []block.Extent) string {
 }
 
 // audit re-reads the share of the device that is due, at idle priority.
-func (r *run) audit(ctx context.Context, p *prover, view snapshot.View, parent *image.Manifest) ([]block.Extent, error) {
-	a := p.m.Audit
+func (i *imaging) audit(ctx context.Context, p *prover) ([]block.Extent, error) {
+	a, parent := p.m.Audit, i.s.parent
 	if parent.Audit != nil {
 		a.Since, a.Done = parent.Audit.Since, min(parent.Audit.Done, p.m.Size)
 	}
-	if r.opts.DryRun {
+	if i.opts.DryRun {
 		return nil, nil
 	}
-	due := due(a, p.m, parent.Time, r.opts.Audit)
+	due := due(a, p.m, parent.Time, i.opts.Audit)
 	start := time.Now()
 	err := idly(func() error { return p.check(ctx, due) })
 	if err != nil {
 		return nil, fmt.Errorf("audit: %w", err)
 	}
 	a.Read, a.Took, a.Done = p.read, time.Since(start), due.End()
-	missed, err := p.judge(ctx, view)
+	missed, err := p.judge(ctx, i.s.view)
 	switch late := p.m.Time.Sub(a.Since) - auditCycle; {
 	case a.Done >= p.m.Size && p.m.Size > 0:
 		a.Since, a.Done = p.m.Time, 0

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 
-	"platter/block/snapshot"
 	"platter/cbt"
 	"platter/cbt/full"
 	"platter/image"
@@ -84,39 +83,38 @@ func (r *run) keepHistory(ctx context.Context, t cbt.Tracker, m *image.Manifest)
 	}
 }
 
-// converge goes on with passes over a device that could not be held still,
-// until what was read is of one moment.
-func (r *run) converge(ctx context.Context, view snapshot.View, first *pass) error {
-	v, ok := view.(cbt.Converging)
+// again goes on with one more pass over a device that could not be held still,
+// and returns whether what was read is of one moment now.
+func (i *imaging) again(ctx context.Context) (last bool, err error) {
+	view, ok := i.s.view.(cbt.Converging)
 	// A dry run has no map that a second pass could build upon.
-	if !ok || r.opts.DryRun {
-		return nil
+	if !ok || i.opts.DryRun {
+		return true, nil
 	}
-	m := first.m
-	for last := false; !last; {
-		// The map so far is where the next pass looks for what has not changed.
-		if err := r.flush(); err != nil {
-			return err
-		}
-		r.trustOwn()
-		src, again, end, err := v.Pass(ctx)
-		if err != nil {
-			return err
-		}
-		before := *m
-		p := &pass{run: r, src: src, m: m, parent: &before, changed: again, counts: new(counters)}
-		if err := p.do(ctx); err != nil {
-			return err
-		}
-		first.add(p)
-		last = end
+	// The map so far is where the next pass looks for what has not changed.
+	if err := i.flush(); err != nil {
+		return false, err
 	}
-	m.Time = r.moment(view)
-	if err := v.Still(); err != nil {
-		m.Fuzzy = true
-		m.Warnings = append(m.Warnings, err.Error())
+	i.trustOwn()
+	src, again, last, err := view.Pass(ctx)
+	if err != nil {
+		return false, err
 	}
-	return nil
+	before := *i.m
+	p := &pass{run: i.run, src: src, m: i.m, parent: &before, changed: again, counts: new(counters)}
+	if err := p.do(ctx); err != nil {
+		return false, err
+	}
+	i.pass.add(p)
+	if !last {
+		return false, nil
+	}
+	i.m.Time = i.moment(i.s)
+	if err := view.Still(); err != nil {
+		i.m.Fuzzy = true
+		i.m.Warnings = append(i.m.Warnings, err.Error())
+	}
+	return true, nil
 }
 
 // add counts what a later pass read, and forgets what it could read after all.

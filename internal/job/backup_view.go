@@ -116,6 +116,32 @@ func (w Ways) Find(ctx context.Context, name string) (block.Device, error) {
 	return block.Look(name)
 }
 
+// split replaces names that stand for several devices, which are then imaged
+// together.
+func (o *BackupOptions) split(ctx context.Context) error {
+	var all []string
+	for _, name := range o.Devices {
+		parts := []string{name}
+		for _, p := range o.Ways.Views {
+			l, ok := p.(snapshot.Splitter)
+			if !ok {
+				continue
+			}
+			several, err := l.Split(ctx, name)
+			if err != nil {
+				return err
+			}
+			if len(several) > 0 {
+				parts = several
+				o.Together = true
+			}
+		}
+		all = append(all, parts...)
+	}
+	o.Devices = all
+	return nil
+}
+
 // A subject is one device of a run: what it is, the image before, and the
 // still view once it is taken.
 type subject struct {
@@ -128,8 +154,10 @@ type subject struct {
 	passed   []image.Passed
 	way      way // that the view was taken by
 	view     snapshot.View
-	notes    []string // for the image
-	release  func()   // called once the device need not be still any more; nil for none
+	together int       // how many views are to be of one moment; 0 where each has its own
+	moment   time.Time // theirs, once there is one
+	notes    []string  // for the image
+	release  func()    // called once the device need not be still any more; nil for none
 }
 
 // subject looks at the i-th device, and changes nothing.
@@ -241,9 +269,14 @@ func (r *run) takeNow(ctx context.Context, s *subject, w way) (snapshot.View, er
 	}
 	ctx, cancel := context.WithTimeout(ctx, takeLimit)
 	defer cancel()
-	return w.provider.Take(ctx, s.device, snapshot.Options{
+	return w.provider.Take(ctx, s.device, r.options(s, w))
+}
+
+func (r *run) options(s *subject, w way) snapshot.Options {
+	return snapshot.Options{
 		Consumer: s.consumer, Run: snapshot.ThisProcess(), BlockSize: int64(r.env.Repo.Config.BlockSize),
-	})
+		Base: s.base(r.opts.Ways, w.method()), Together: s.together,
+	}
 }
 
 // unheld is the error for a device that nothing holds still.

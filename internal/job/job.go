@@ -76,6 +76,8 @@ type BackupOptions struct {
 	DryRun          bool  // read and compare, store nothing
 	LimitRead       int64 // bytes per second, 0 for none
 	Hooks           Hooks
+	// Together images all devices as they were at one moment, or none.
+	Together bool
 	// RepositoryOnDevice allows a device that is in use to be imaged to a
 	// repository that lies on it.
 	RepositoryOnDevice bool
@@ -103,6 +105,7 @@ type BackupReport struct {
 	Elapsed  time.Duration   `json:"elapsed_ns"`
 	DryRun   bool            `json:"dry_run,omitempty"`
 	Frozen   time.Duration   `json:"frozen_ns,omitempty"` // that filesystems stood still, at most
+	Together bool            `json:"together,omitempty"`  // all images of the run are of one moment
 	Segments int             `json:"segments"`            // new ones
 	// Resumed bytes of the device were not read: an earlier run had, and the
 	// device has not been written to since.

@@ -180,13 +180,13 @@ func TestRestoreToOtherSectors(t *testing.T) {
 			if !strings.Contains(strings.Join(r.Plan.Steps, "\n"), fmt.Sprintf("FAT filesystem of partition 1 out anew for sectors of %d", c.to)) {
 				t.Errorf("the plan does not say it: %q", r.Plan.Steps)
 			}
-			mounts(t, dev, 2, "etc")
+			canMount(t, dev, 2, "etc")
 		}
 	}
 }
 
-// mounts proves that the kernel mounts a partition of a disk, and finds a file.
-func mounts(t *testing.T, disk string, number int, file string) {
+// canMount proves that the kernel mounts a partition of a disk, and finds a file.
+func canMount(t *testing.T, disk string, number int, file string) {
 	t.Helper()
 	onPartition(t, disk, number, func(dev string) {
 		dir := t.TempDir()
@@ -264,7 +264,7 @@ func TestRestoreOfLogicalPartitions(t *testing.T) {
 			}
 		}
 		// Whatever tables are for, the kernel's view of them is what counts.
-		mounts(t, dev, 7, "lost+found")
+		canMount(t, dev, 7, "lost+found")
 		if c.grow && (r.Grown == nil || r.Grown.Filesystem == "") {
 			t.Errorf("%+v: grown %+v, notices %q", c, r.Grown, r.Notices)
 		}

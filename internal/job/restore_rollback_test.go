@@ -36,25 +36,33 @@ func newTraced(t *testing.T, env *Env, content []byte) *traced {
 	t.Helper()
 	d := &traced{t: t, state: t.TempDir(), env: env, r: seeded(t, 77)}
 	d.dev, d.file = loop(t, content, 512)
-	above := t.TempDir()
-	if err := unix.Mount("bpf", above, "bpf", 0, "mode=0700"); err != nil {
-		t.Skip("NOT TESTED: this needs to mount a file system of BPF objects: ", err)
-	}
-	t.Cleanup(func() { _ = unix.Unmount(above, unix.MNT_DETACH) })
-	d.dir = filepath.Join(above, "platter")
+	d.dir = tracerDir(t)
 	d.trace()
 	return d
 }
 
 // trace starts the tracer.
-func (d *traced) trace() {
-	d.t.Helper()
-	tr, _, err := trace.Run(d.dir)
+func (d *traced) trace() { startTracer(d.t, d.dir) }
+
+// tracerDir is where a test keeps a tracer of its own, which ends with it.
+func tracerDir(t *testing.T) string {
+	t.Helper()
+	above := t.TempDir()
+	if err := unix.Mount("bpf", above, "bpf", 0, "mode=0700"); err != nil {
+		t.Skip("NOT TESTED: this needs to mount a file system of BPF objects: ", err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(above, unix.MNT_DETACH) })
+	return filepath.Join(above, "platter")
+}
+
+func startTracer(t *testing.T, dir string) {
+	t.Helper()
+	tr, _, err := trace.Run(dir)
 	if errors.Is(err, fs.ErrPermission) || errors.Is(err, ebpf.ErrNotSupported) {
-		d.t.Skip("NOT TESTED: this needs programs in the kernel: ", err)
+		t.Skip("NOT TESTED: this needs programs in the kernel: ", err)
 	}
 	if err = errors.Join(err, tr.Close()); err != nil {
-		d.t.Fatal(err)
+		t.Fatal(err)
 	}
 }
 

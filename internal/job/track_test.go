@@ -30,6 +30,7 @@ type tracked struct {
 	log    []block.Extent
 	copies []snapshot.Snapshot
 	drop   func(n int) bool // whether the n-th write is forgotten
+	broken error            // Take fails with it
 	unfit  string           // why no view can be taken
 	filled bool
 	dead   bool // closing and keeping is left out, as by a process that dies

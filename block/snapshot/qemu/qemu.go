@@ -15,10 +15,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
-
-	"golang.org/x/sys/unix"
 
 	"platter/block"
 	"platter/block/qmp"
@@ -36,7 +33,7 @@ func (Provider) Name() string { return Method }
 
 // Fits implements snapshot.Provider.
 func (Provider) Fits(ctx context.Context, d block.Device) snapshot.Fit {
-	if d.Kind != block.KindVM {
+	if _, _, mine := place(d.Path); !mine {
 		return snapshot.Fit{}
 	}
 	m, found, err := look(ctx, d.Path)
@@ -44,34 +41,13 @@ func (Provider) Fits(ctx context.Context, d block.Device) snapshot.Fit {
 		return snapshot.Fit{Why: err.Error()}
 	}
 	defer m.Close()
-	if free, err := room(scratchDir()); err == nil && free < found.size/reserve {
-		return snapshot.Fit{Why: fmt.Sprintf("%s has %d MiB free, and what the machine overwrites while it is imaged is kept there: at least %d MiB are wanted; name another directory by TMPDIR",
-			scratchDir(), free>>20, found.size/reserve>>20)}
+	if why := snapshot.Roomy(found.size); why != "" {
+		return snapshot.Fit{Why: why}
 	}
 	return snapshot.Fit{
 		OK: true, Why: "a disk of a running QEMU",
-		Cost: "what the machine overwrites meanwhile is copied to " + scratchDir(),
+		Cost: "what the machine overwrites meanwhile is copied to " + snapshot.ScratchDir(),
 	}
-}
-
-// reserve is the part of a disk that there must be room for: a tenth.
-const reserve = 10
-
-// scratchDir is where the old content of what is overwritten goes. /tmp may be
-// memory.
-func scratchDir() string {
-	if dir := os.Getenv("TMPDIR"); dir != "" {
-		return dir
-	}
-	return "/var/tmp"
-}
-
-func room(dir string) (int64, error) {
-	var st unix.Statfs_t
-	if err := unix.Statfs(dir, &st); err != nil {
-		return 0, fmt.Errorf("ask for the free space of %s: %w", dir, err)
-	}
-	return int64(st.Bavail) * st.Bsize, nil
 }
 
 // prefix begins all our names.
@@ -109,7 +85,7 @@ func parse(name string) (l label, ok bool) {
 
 // Snapshots lists bitmaps, and the work of a run: its name is that of the job.
 func (Provider) Snapshots(ctx context.Context, d block.Device) ([]snapshot.Snapshot, error) {
-	if d.Kind != block.KindVM {
+	if _, _, mine := place(d.Path); !mine {
 		return nil, nil
 	}
 	m, found, err := look(ctx, d.Path)
@@ -164,7 +140,7 @@ func (Provider) Remove(ctx context.Context, s snapshot.Snapshot) error {
 	}
 	defer m.Close()
 	if kind == kindJob {
-		return (&work{m: m, label: l, node: found.node}).clear(ctx)
+		return (&work{m: &connection{m, 1}, label: l, node: found.node}).clear(ctx)
 	}
 	return removeBitmap(ctx, m, found.node, name)
 }

@@ -18,6 +18,7 @@ const cleanLimit = time.Minute
 // A View is a disk of a running machine as it was.
 type View struct {
 	block.Source
+	device block.Device
 	client *nbd.Client
 	work   *work
 	format string
@@ -28,48 +29,113 @@ type View struct {
 }
 
 // Take implements snapshot.Provider.
-func (Provider) Take(ctx context.Context, d block.Device, o snapshot.Options) (_ snapshot.View, err error) {
-	m, found, err := look(ctx, d.Path)
+func (p Provider) Take(ctx context.Context, d block.Device, o snapshot.Options) (snapshot.View, error) {
+	views, err := p.TakeAll(ctx, []block.Device{d}, []snapshot.Options{o})
 	if err != nil {
 		return nil, err
 	}
-	id := snapshot.NewID()
-	v := &View{
-		work:   &work{m: m, label: label{id: id, tag: o.Consumer.Tag(), run: o.Run}, node: found.node},
-		format: found.format,
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(fmt.Errorf("view of %s by QEMU: %w", d.Path, err), v.end())
+	return views[0], nil
+}
+
+// TakeAll takes views of disks of one machine.
+func (Provider) TakeAll(ctx context.Context, devices []block.Device, options []snapshot.Options) (_ []snapshot.View, err error) {
+	socket, _, _ := place(devices[0].Path)
+	for _, d := range devices[1:] {
+		if s, _, _ := place(d.Path); s != socket {
+			return nil, fmt.Errorf("views of %s and %s: they are of two machines, which nothing holds still together", devices[0].Path, d.Path)
 		}
+	}
+	m, _, err := look(ctx, devices[0].Path)
+	if err != nil {
+		return nil, err
+	}
+	shared := &connection{m, 1} // of this function, and of each view
+	var all []*View
+	var views []snapshot.View
+	defer func() {
+		for _, v := range all {
+			if err != nil {
+				err = errors.Join(err, v.end())
+			}
+		}
+		err = errors.Join(err, shared.leave())
 	}()
+	list, err := drives(ctx, m)
+	if err != nil {
+		return nil, err
+	}
+	var actions []action
+	for i, d := range devices {
+		_, name, _ := place(d.Path)
+		found, err := choose(list, name)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", d.Path, err)
+		}
+		v := newView(shared, d, found, options[i])
+		all, views = append(all, v), append(views, v)
+		if err := v.work.prepare(ctx, found); err != nil {
+			return nil, v.named(err)
+		}
+		sound, _ := v.copies()
+		actions = append(actions, v.work.moment(found.format, sound)...)
+	}
+	if err := m.Do(ctx, "transaction", arguments{"actions": actions}, nil); err != nil {
+		return nil, all[0].named(err)
+	}
+	taken := time.Now()
+	address, err := all[0].work.listen(ctx, len(all))
+	if err != nil {
+		return nil, all[0].named(err)
+	}
+	for _, v := range all {
+		v.taken = taken
+		if err := v.open(ctx, address); err != nil {
+			return nil, v.named(err)
+		}
+	}
+	return views, ctx.Err()
+}
+
+func newView(m *connection, d block.Device, found *drive, o snapshot.Options) *View {
+	m.views++
+	v := &View{
+		device: d, format: found.format,
+		work: &work{m: m, label: label{id: snapshot.NewID(), tag: o.Consumer.Tag(), run: o.Run}, node: found.node},
+	}
 	for _, b := range found.bitmaps {
 		if l, ok := parse(b.Name); ok && l.of == "" && l.tag == v.work.label.tag {
 			v.old = append(v.old, b)
 		}
 	}
-	var sound []bitmap
-	var copies []string
+	return v
+}
+
+func (v *View) named(err error) error {
+	return fmt.Errorf("view of %s by QEMU: %w", v.device.Path, err)
+}
+
+// copies returns the bitmaps that can be relied on, and the names of their
+// copies.
+func (v *View) copies() (sound []bitmap, names []string) {
 	for _, b := range v.old {
 		if l, _ := parse(b.Name); b.Recording && !b.Inconsistent {
-			sound, copies = append(sound, b), append(copies, v.work.copyOf(l.id))
+			sound, names = append(sound, b), append(names, v.work.copyOf(l.id))
 		}
 	}
-	if err := v.work.prepare(ctx, found); err != nil {
-		return nil, err
+	return sound, names
+}
+
+// open connects to the view.
+func (v *View) open(ctx context.Context, address string) (err error) {
+	_, copies := v.copies()
+	if v.client, err = v.work.offer(ctx, address, copies); err != nil {
+		return err
 	}
-	if err := v.work.begin(ctx, found, sound); err != nil {
-		return nil, err
-	}
-	v.taken = time.Now()
-	if v.client, err = v.work.offer(ctx, copies); err != nil {
-		return nil, err
-	}
-	info := d.Info
+	info := v.device.Info
 	info.Size = v.client.Size()
 	block.Examine(v.client.ReaderAt(ctx), &info)
 	v.Source = nbd.Source(v.client, info)
-	return v, ctx.Err()
+	return nil
 }
 
 // Method implements snapshot.View.
@@ -134,10 +200,10 @@ func (v *View) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 }
 
 func roomLeft() error {
-	free, err := room(scratchDir())
+	free, err := snapshot.Room()
 	if err == nil && free < minRoom {
 		err = fmt.Errorf("only %d MiB are left in %s for what the machine overwrites: %w: given up before it stops the machine; name another directory by TMPDIR",
-			free>>20, scratchDir(), snapshot.ErrFilled)
+			free>>20, snapshot.ScratchDir(), snapshot.ErrFilled)
 	}
 	return err
 }
@@ -149,7 +215,7 @@ func (v *View) Check() error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), cleanLimit)
 	defer cancel()
-	list, err := jobs(ctx, v.work.m)
+	list, err := jobs(ctx, v.work.m.Client)
 	if err != nil {
 		return err
 	}
@@ -168,7 +234,7 @@ func (v *View) Keep(ctx context.Context) error {
 	var errs []error
 	for _, b := range v.old {
 		if l, _ := parse(b.Name); l.run == v.work.label.run || !snapshot.Running(l.run) {
-			errs = append(errs, removeBitmap(ctx, v.work.m, v.work.node, b.Name))
+			errs = append(errs, removeBitmap(ctx, v.work.m.Client, v.work.node, b.Name))
 		}
 	}
 	return errors.Join(errs...)
@@ -178,7 +244,7 @@ func (v *View) Keep(ctx context.Context) error {
 func (v *View) Close() error { return v.end() }
 
 // Abandon lets go of a view as a process does that dies: nothing is taken back.
-func (v *View) Abandon() error { return errors.Join(v.client.Close(), v.work.m.Close()) }
+func (v *View) Abandon() error { return errors.Join(v.client.Close(), v.work.m.leave()) }
 
 // end takes back all that the view has in QEMU. Where the connection is of no
 // more use, it is done by another.
@@ -189,16 +255,14 @@ func (v *View) end() error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), cleanLimit)
 	defer cancel()
-	m, err := v.work.m.Again(ctx)
-	if err != nil {
-		return errors.Join(append(errs, err)...)
+	if err := v.work.m.renew(ctx); err != nil {
+		return errors.Join(append(errs, err, v.work.m.leave())...)
 	}
-	v.work.m = m
 	errs = append(errs, v.work.clear(ctx))
 	if !v.kept {
-		errs = append(errs, removeBitmap(ctx, m, v.work.node, v.work.name()))
+		errs = append(errs, removeBitmap(ctx, v.work.m.Client, v.work.node, v.work.name()))
 	}
-	return errors.Join(append(errs, m.Close())...)
+	return errors.Join(append(errs, v.work.m.leave())...)
 }
 
 // Of returns the view of QEMU that a view is, if it is one.

@@ -14,6 +14,7 @@ import (
 
 	"platter/block/nbd"
 	"platter/block/qmp"
+	"platter/block/snapshot"
 )
 
 // arguments of a command.
@@ -22,9 +23,33 @@ type arguments = map[string]any
 // work is what one view needs within QEMU: a file for what is overwritten, the
 // job that copies it there, and the export of both.
 type work struct {
-	m     *qmp.Client
+	m     *connection
 	label label
 	node  string // the drive
+}
+
+// A connection is one that the views of a machine's disks share: its socket takes
+// one at a time. It belongs to one goroutine.
+type connection struct {
+	*qmp.Client
+	views int
+}
+
+// renew sees to it that the connection can be relied on.
+func (c *connection) renew(ctx context.Context) error {
+	m, err := c.Again(ctx)
+	if err == nil {
+		c.Client = m
+	}
+	return err
+}
+
+// leave ends the connection with its last view.
+func (c *connection) leave() error {
+	if c.views--; c.views > 0 {
+		return nil
+	}
+	return c.Close()
 }
 
 func (w *work) name() string    { return w.label.String() } // of the job and the bitmap
@@ -41,11 +66,11 @@ func (w *work) copyOf(id string) string {
 // prepare makes the file for what is overwritten. It has no name, and is gone
 // with the last process that has it open.
 func (w *work) prepare(ctx context.Context, d *drive) error {
-	fd, err := unix.Open(scratchDir(), unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
+	fd, err := unix.Open(snapshot.ScratchDir(), unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
 	if err != nil {
-		return fmt.Errorf("make a file in %s: %w", scratchDir(), err)
+		return fmt.Errorf("make a file in %s: %w", snapshot.ScratchDir(), err)
 	}
-	f := os.NewFile(uintptr(fd), filepath.Join(scratchDir(), "scratch"))
+	f := os.NewFile(uintptr(fd), filepath.Join(snapshot.ScratchDir(), "scratch"))
 	defer f.Close()
 	var set struct {
 		ID int `json:"fdset-id"`
@@ -92,19 +117,20 @@ func (w *work) format(ctx context.Context, size int64) error {
 		return err
 	}
 	if failed != "" {
-		err = fmt.Errorf("QEMU: make a qcow2 of the file in %s: %s", scratchDir(), failed)
+		err = fmt.Errorf("QEMU: make a qcow2 of the file in %s: %s", snapshot.ScratchDir(), failed)
 	}
 	return errors.Join(err, w.m.Do(ctx, "job-dismiss", arguments{"id": id}, nil))
 }
 
-// begin is the moment of the view: the job begins, a new bitmap does, and what
-// the bitmaps of this consumer have recorded is copied.
-func (w *work) begin(ctx context.Context, d *drive, old []bitmap) error {
-	type action struct {
-		Type string    `json:"type"`
-		Data arguments `json:"data"`
-	}
-	var all []action
+// An action is a part of a transaction.
+type action struct {
+	Type string    `json:"type"`
+	Data arguments `json:"data"`
+}
+
+// moment is what is to happen at the moment of the view: the job begins, a new
+// bitmap does, and what the bitmaps of this consumer have recorded is copied.
+func (w *work) moment(format string, old []bitmap) (all []action) {
 	for _, b := range old {
 		l, _ := parse(b.Name)
 		c := w.copyOf(l.id)
@@ -112,37 +138,41 @@ func (w *work) begin(ctx context.Context, d *drive, old []bitmap) error {
 			action{"block-dirty-bitmap-add", arguments{"node": w.node, "name": c, "granularity": b.Granularity, "disabled": true}},
 			action{"block-dirty-bitmap-merge", arguments{"node": w.node, "target": c, "bitmaps": []string{b.Name}}})
 	}
-	all = append(all,
-		action{"block-dirty-bitmap-add", arguments{"node": w.node, "name": w.name(), "granularity": granularity, "persistent": d.format == "qcow2"}},
+	return append(all,
+		action{"block-dirty-bitmap-add", arguments{"node": w.node, "name": w.name(), "granularity": granularity, "persistent": format == "qcow2"}},
 		action{"blockdev-backup", arguments{"job-id": w.name(), "device": w.node, "target": w.short(), "sync": "none"}})
-	return w.m.Do(ctx, "transaction", arguments{"actions": all}, nil)
 }
 
 // granularity of new bitmaps, in bytes.
 const granularity = 64 << 10
 
-// offer exports the view and connects to it. The socket is of no name: QEMU
-// gets it open.
-func (w *work) offer(ctx context.Context, copies []string) (*nbd.Client, error) {
-	address := fmt.Sprintf("@platter/%s", w.label.id)
+// listen has QEMU offer exports at an address. The socket is of no name: QEMU
+// gets it open. One server is for all disks of the machine.
+func (w *work) listen(ctx context.Context, disks int) (address string, err error) {
+	address = fmt.Sprintf("@platter/%s", w.label.id)
 	l, err := net.Listen("unix", address)
 	if err != nil {
-		return nil, err
+		return "", err
 	}
 	defer l.Close()
 	f, err := l.(*net.UnixListener).File()
 	if err != nil {
-		return nil, err
+		return "", err
 	}
 	defer f.Close()
 	if err := w.m.DoWith(ctx, f, "getfd", arguments{"fdname": w.short()}, nil); err != nil {
-		return nil, err
+		return "", err
 	}
-	listen := arguments{"addr": arguments{"type": "fd", "data": arguments{"str": w.short()}}, "max-connections": 4}
+	listen := arguments{"addr": arguments{"type": "fd", "data": arguments{"str": w.short()}}, "max-connections": 4 * disks}
 	if err := w.m.Do(ctx, "nbd-server-start", listen, nil); err != nil {
 		_ = w.m.Do(ctx, "closefd", arguments{"fdname": w.short()}, nil)
-		return nil, fmt.Errorf("%w (another backup of this machine may be under way)", err)
+		return "", fmt.Errorf("%w (another backup of this machine may be under way)", err)
 	}
+	return address, nil
+}
+
+// offer exports the view and connects to it.
+func (w *work) offer(ctx context.Context, address string, copies []string) (*nbd.Client, error) {
 	options := arguments{"id": w.short(), "type": "nbd", "node-name": w.short(), "name": w.short(), "writable": false}
 	if len(copies) > 0 {
 		options["bitmaps"] = copies
@@ -199,7 +229,7 @@ func (w *work) unjob(ctx context.Context) error {
 		return err
 	}
 	return w.m.Until(ctx, func() (bool, error) {
-		list, err := jobs(ctx, w.m)
+		list, err := jobs(ctx, w.m.Client)
 		return !slices.Contains(list, jobInfo{w.name()}), err
 	})
 }
@@ -223,7 +253,7 @@ func (w *work) forgetFile(ctx context.Context) error {
 
 // forgetCopies removes the copies of bitmaps that this view has made.
 func (w *work) forgetCopies(ctx context.Context) error {
-	list, err := drives(ctx, w.m)
+	list, err := drives(ctx, w.m.Client)
 	if err != nil {
 		return err
 	}
@@ -231,7 +261,7 @@ func (w *work) forgetCopies(ctx context.Context) error {
 	for _, d := range list {
 		for _, b := range d.bitmaps {
 			if l, ok := parse(b.Name); ok && d.node == w.node && l.id == w.label.id && l.of != "" {
-				errs = append(errs, removeBitmap(ctx, w.m, w.node, b.Name))
+				errs = append(errs, removeBitmap(ctx, w.m.Client, w.node, b.Name))
 			}
 		}
 	}

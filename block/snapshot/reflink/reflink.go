@@ -18,7 +18,6 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -76,52 +75,11 @@ func (provider) Fits(_ context.Context, d block.Device) snapshot.Fit {
 
 // Take copies the file.
 func (p provider) Take(ctx context.Context, d block.Device, o snapshot.Options) (snapshot.View, error) {
-	path, err := real(d.Path)
+	views, err := p.TakeAll(ctx, []block.Device{d}, []snapshot.Options{o})
 	if err != nil {
 		return nil, err
 	}
-	dir, err := openFolder(filepath.Dir(path))
-	if err != nil {
-		return nil, fmt.Errorf("copy %s: %w", d.Path, err)
-	}
-	defer dir.Close()
-	id := snapshot.NewID()
-	v := &View{provider: p, device: d, consumer: o.Consumer, id: id, path: filepath.Join(dir.Name(), nameOf(path, o, id, taken))}
-	if err := v.copy(path, dir); err != nil {
-		return nil, fmt.Errorf("copy %s: %w", d.Path, err)
-	}
-	if err = v.open(); err == nil {
-		err = context.Cause(ctx)
-	}
-	if err != nil {
-		return nil, errors.Join(err, v.Close())
-	}
-	return v, nil
-}
-
-// copy makes the copy, durable: a manifest that names it must not outlive it.
-func (v *View) copy(path string, dir *os.File) error {
-	src, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return err
-	}
-	defer src.Close()
-	dst, err := os.OpenFile(v.path, os.O_RDWR|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
-	if err != nil {
-		return err
-	}
-	err = unix.IoctlFileClone(int(dst.Fd()), int(src.Fd()))
-	v.taken = time.Now()
-	switch {
-	case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.ENOTTY), errors.Is(err, unix.EXDEV):
-		err = fmt.Errorf("%w: its filesystem does not share extents between files: %w", snapshot.ErrUnfit, err)
-	case err == nil:
-		err = errors.Join(dst.Sync(), dir.Sync())
-	}
-	if err = errors.Join(err, dst.Close()); err != nil {
-		return errors.Join(err, os.Remove(v.path))
-	}
-	return nil
+	return views[0], nil
 }
 
 // Snapshots lists the copies of a file.

@@ -13,42 +13,42 @@ import (
 
 // Flags of an extent, from the kernel's fiemap.h.
 const (
-	extentLast      = 0x1
-	extentUnwritten = 0x800
-	extentMerged    = 0x1000
-	extentShared    = 0x2000
-	// plain are the flags that an extent may have whose place says what its
+	extentLast   = 0x1
+	Unwritten    = 0x800
+	extentMerged = 0x1000
+	extentShared = 0x2000
+	// Plain are the flags that an extent may have whose place says what its
 	// bytes are. Others (unknown, not allocated yet, encoded, encrypted, not
 	// aligned, inline, packed) do not: several parts of an encoded extent,
 	// above all, are all said to be at its beginning.
-	plain = extentLast | extentMerged | extentShared
+	Plain = extentLast | extentMerged | extentShared
 )
 
-// An extent of a file, in bytes.
-type extent struct {
+// A Piece is an extent of a file, and where its filesystem has it, in bytes.
+type Piece struct {
 	block.Extent
-	physical int64
-	flags    uint32
+	Physical int64
+	Flags    uint32
 }
 
-// cut returns the part of e from off on.
-func (e extent) cut(off int64) extent {
+// Cut returns the part of e from off on.
+func (e Piece) Cut(off int64) Piece {
 	if n := off - e.Offset; n > 0 {
-		e.Offset, e.Length, e.physical = off, e.Length-n, e.physical+n
+		e.Offset, e.Length, e.Physical = off, e.Length-n, e.Physical+n
 	}
 	return e
 }
 
-// batchExtents is how many extents the kernel is asked for at a time: 56
+// BatchExtents is how many extents the kernel is asked for at most at a time: 56
 // bytes each.
-const batchExtents = 1024
+const BatchExtents = 1024
 
 // The kernel's struct fiemap: header, then extents.
 type fiemap struct {
 	start, length uint64
 	flags, mapped uint32
 	count, _      uint32
-	extents       [batchExtents]struct {
+	extents       [BatchExtents]struct {
 		logical, physical, length uint64
 		_                         [2]uint64
 		flags                     uint32
@@ -61,49 +61,51 @@ const (
 	flagSync    = 0x1
 )
 
-// A layout reads where a file's extents lie, from left to right.
-type layout struct {
+// A Layout reads where a file's extents lie, from left to right.
+type Layout struct {
+	Size int64 // of the file, in bytes
 	f    *os.File
-	size int64
 	want uint32 // extents at a time
 	buf  *fiemap
 }
 
-func newLayout(f *os.File, want uint32) (*layout, error) {
+// NewLayout returns that of an open file, to be asked for so many extents at a
+// time.
+func NewLayout(f *os.File, want uint32) (*Layout, error) {
 	info, err := f.Stat()
 	if err != nil {
 		return nil, err
 	}
-	return &layout{f, info.Size(), want, new(fiemap)}, nil
+	return &Layout{info.Size(), f, want, new(fiemap)}, nil
 }
 
-// next appends the extents from off on to list, some of them, and returns how
+// Next appends the extents from off on to list, some of them, and returns how
 // far they go: what lies between them up to there is holes.
-func (l *layout) next(off int64, list []extent) ([]extent, int64, error) {
+func (l *Layout) Next(off int64, list []Piece) ([]Piece, int64, error) {
 	m := l.buf
-	m.start, m.length, m.flags, m.count, m.mapped = uint64(off), uint64(l.size-off), flagSync, l.want, 0
+	m.start, m.length, m.flags, m.count, m.mapped = uint64(off), uint64(l.Size-off), flagSync, l.want, 0
 	if err := l.ioctl(); err != nil {
 		return nil, 0, fmt.Errorf("ask where %s lies from %d: %w", l.f.Name(), off, err)
 	}
 	if m.mapped == 0 {
-		return list, l.size, nil
+		return list, l.Size, nil
 	}
 	end := off
 	for i, x := range m.extents[:min(m.mapped, l.want)] {
-		e := extent{block.Extent{Offset: int64(x.logical), Length: int64(x.length)}, int64(x.physical), x.flags}
+		e := Piece{block.Extent{Offset: int64(x.logical), Length: int64(x.length)}, int64(x.physical), x.flags}
 		if e.Length <= 0 || e.End() <= end || i > 0 && e.Offset < end {
 			return nil, 0, fmt.Errorf("ask where %s lies from %d: extent %v after %d is out of order", l.f.Name(), off, e.Extent, end)
 		}
 		end = e.End()
-		list = append(list, e.cut(off))
+		list = append(list, e.Cut(off))
 	}
 	if m.extents[min(m.mapped, l.want)-1].flags&extentLast != 0 {
-		end = l.size
+		end = l.Size
 	}
-	return list, min(end, l.size), nil
+	return list, min(end, l.Size), nil
 }
 
-func (l *layout) ioctl() error {
+func (l *Layout) ioctl() error {
 	rc, err := l.f.SyscallConn()
 	if err != nil {
 		return err
