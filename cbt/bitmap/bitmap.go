@@ -14,6 +14,7 @@ import (
 	"fmt"
 
 	"platter/block/snapshot"
+	"platter/block/snapshot/libvirt"
 	"platter/block/snapshot/qemu"
 	"platter/cbt"
 )
@@ -47,6 +48,62 @@ func (Opener) Open(_ context.Context, v snapshot.View, _ snapshot.Consumer) (cbt
 	}
 	return &tracker{q}, nil
 }
+
+// LibvirtName is the name of the tracker of disks that libvirt manages.
+const LibvirtName = "libvirt-checkpoint"
+
+// Libvirt opens trackers of disks that libvirt manages: it keeps the bitmaps, as
+// parts of checkpoints.
+type Libvirt struct{}
+
+// Name implements cbt.Opener.
+func (Libvirt) Name() string { return LibvirtName }
+
+// Method implements cbt.Opener.
+func (Libvirt) Method() string { return libvirt.Method }
+
+// Base implements cbt.Opener.
+func (Libvirt) Base(g cbt.Generation) string { return Opener{}.Base(g) }
+
+// Open implements cbt.Opener.
+func (Libvirt) Open(_ context.Context, v snapshot.View, _ snapshot.Consumer) (cbt.Tracker, error) {
+	l, ok := v.(*libvirt.View)
+	if !ok {
+		return nil, fmt.Errorf("tracker %s: the view is of method %s", LibvirtName, v.Method())
+	}
+	return &checkpoints{l}, nil
+}
+
+type checkpoints struct{ view *libvirt.View }
+
+func (*checkpoints) Name() string { return LibvirtName }
+
+func (*checkpoints) Close() error { return nil }
+
+// Mark names the checkpoint that began with the view.
+func (c *checkpoints) Mark(context.Context) (cbt.Generation, error) {
+	return json.Marshal(point{version, c.view.ID(), c.view.Info().Size})
+}
+
+// Changed returns what libvirt says was written since the parent's checkpoint.
+func (c *checkpoints) Changed(ctx context.Context, since cbt.Generation) (*cbt.Set, error) {
+	p, err := decode(since)
+	if err != nil {
+		return nil, err
+	}
+	size := c.view.Info().Size
+	if p.Size != size {
+		return nil, fmt.Errorf("the disk had %d bytes, now it has %d: %w", p.Size, size, cbt.ErrHistoryLost)
+	}
+	set := cbt.NewSet(size)
+	if err := c.view.Dirty(ctx, p.View, set.Add); err != nil {
+		return nil, fmt.Errorf("%w: %w", err, cbt.ErrHistoryLost)
+	}
+	return set, nil
+}
+
+// Commit keeps the checkpoint that began with the view, in place of those before.
+func (c *checkpoints) Commit(ctx context.Context, _ cbt.Generation) error { return c.view.Keep(ctx) }
 
 // A point is what a generation says: with which view the bitmap began.
 type point struct {

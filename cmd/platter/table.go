@@ -47,7 +47,8 @@ lost data.`,
 			"backup", "[DEVICE...]", "make", "image disks, partitions or files",
 			`Images each DEVICE: a disk, a partition, a logical volume, a loop device or a
 file; with --all every disk of the machine but those that the repository lies on.
-Images of several devices are a set. The first image reads and stores everything
+Images of several devices are a set; with --together they are all of one moment,
+or there is none of them. The first image reads and stores everything
 but zeros and what filesystems call free; each later one stores only the blocks
 that changed. Every image is whole: it can be restored, and deleted, without the
 others.
@@ -62,7 +63,8 @@ with --live.
 
 qemu:SOCKET is the disk of a running virtual machine, by the socket of its QMP;
 qemu:SOCKET:DISK is one of several. QEMU holds it still, and keeps a bitmap of
-what the machine writes.
+what the machine writes. libvirt:DOMAIN are all disks of a domain of libvirt's, as
+of one moment; libvirt:DOMAIN:DISK is one of them.
 
 Commands can be run around the moment of which the image is (--before, --after),
 as to have a database write back what it has in memory. They get PLATTER_HOOK

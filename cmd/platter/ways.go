@@ -2,6 +2,7 @@ package main
 
 import (
 	"platter/block/snapshot"
+	"platter/block/snapshot/libvirt"
 	"platter/block/snapshot/lvm"
 	"platter/block/snapshot/qemu"
 	"platter/block/snapshot/reflink"
@@ -29,6 +30,7 @@ func ways() job.Ways {
 			reflink.New(),
 			era.New(trace.DefaultDir),
 			qemu.Provider{},
+			libvirt.Provider{},
 			live.New(trace.DefaultDir),
 		},
 		Trackers: []cbt.Opener{
@@ -38,6 +40,7 @@ func ways() job.Ways {
 			trackreflink.New(),
 			era.Opener{},
 			bitmap.Opener{},
+			bitmap.Libvirt{},
 			live.Opener{},
 		},
 	}
