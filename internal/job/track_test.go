@@ -498,6 +498,62 @@ func TestAuditFullReadsAllAndOffNothing(t *testing.T) {
 	}
 }
 
+// mover takes views that are written to once more after they are read, and are
+// of one moment then, as those of disks in use are.
+type mover struct {
+	copier
+	off int64
+}
+
+func (c mover) Take(ctx context.Context, d block.Device, o snapshot.Options) (snapshot.View, error) {
+	v, err := c.copier.Take(ctx, d, o)
+	if err != nil {
+		return nil, err
+	}
+	return &moving{v.(*copied), c}, nil
+}
+
+type moving struct {
+	*copied
+	by mover
+}
+
+func (v *moving) Pass(context.Context) (block.Source, *cbt.Set, bool, error) {
+	f, err := os.OpenFile(v.by.copies[len(v.by.copies)-1].Name, os.O_RDWR, 0)
+	if err == nil {
+		_, err = f.WriteAt([]byte("late"), v.by.off)
+	}
+	v.by.write([]byte("late"), v.by.off)
+	set := cbt.NewSet(v.Info().Size)
+	set.Add(block.Extent{Offset: v.by.off, Length: 4})
+	return v, set, true, errors.Join(err, f.Close())
+}
+
+func (v *moving) Still() error { return nil }
+
+// Written is what was since the last pass: nothing.
+func (v *moving) Written(context.Context) (*cbt.Set, error) { return cbt.NewSet(v.Info().Size), nil }
+
+// D53: what is written to a disk in use while it is copied, and its tracker told
+// in time, is no write that the tracker missed.
+func TestAuditOfADiskInUseIsOfWhatTheTrackerSpokeOf(t *testing.T) {
+	const bs, size = 4 << 10, 1 << 20
+	r, env := seeded(t, 18), newEnv(t, bs)
+	d := newTracked(t, size, r)
+	d.backup(env, BackupOptions{})
+	ways := d.ways()
+	ways.Views = []snapshot.Provider{mover{copier{d}, 100 * bs}}
+	reports, err := Backup(t.Context(), env, BackupOptions{Devices: []string{d.path}, Ways: ways, Audit: AuditFull})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := reports[0].Image
+	if m.Tracker.Name != "notes" || len(m.Audit.Missed) > 0 || len(m.Warnings) > 0 {
+		t.Errorf("%+v, %+v, warnings %v", m.Tracker, m.Audit, m.Warnings)
+	}
+	d.proveContent(env, m)
+}
+
 // D11: a block that is damaged in the repository is stored again although no
 // tracker has a reason to name it.
 func TestTrackedBackupStoresDamagedBlocksAgain(t *testing.T) {
