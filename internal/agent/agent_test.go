@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -26,7 +27,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // may be set, it may crash, and its config may be edited.
 type machine struct {
 	t      *testing.T
-	offset time.Duration // of its clock from the bubble's
+	offset atomic.Int64 // of its clock from the bubble's, in nanoseconds
 	dir    string
 	text   string // of the config
 	do     func(ctx context.Context, t Task) Result
@@ -48,7 +49,8 @@ func newMachine(t *testing.T, at, text string) *machine {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := &machine{t: t, text: text, offset: time.Until(start), dir: memoryDir(t)}
+	m := &machine{t: t, text: text, dir: memoryDir(t)}
+	m.sets(time.Until(start))
 	m.do = func(context.Context, Task) Result { return Result{} }
 	return m
 }
@@ -62,7 +64,10 @@ func memoryDir(t *testing.T) string {
 	return dir
 }
 
-func (m *machine) now() time.Time { return time.Now().Add(m.offset) }
+func (m *machine) now() time.Time { return time.Now().Add(time.Duration(m.offset.Load())) }
+
+// sets sets its clock.
+func (m *machine) sets(by time.Duration) { m.offset.Add(int64(by)) }
 
 // Run lets the agents' runs be what the test says.
 func (m *machine) Run(ctx context.Context, t Task, progress func(Progress)) Result {
@@ -374,7 +379,7 @@ func TestTheClockMayBeSet(t *testing.T) {
 	in(t, "2026-01-01 12:00", nightly, func(t *testing.T, m *machine) {
 		m.start()
 		time.Sleep(20 * time.Hour)
-		m.offset += 5 * 24 * time.Hour // 2026-01-07 08:00
+		m.sets(5 * 24 * time.Hour) // 2026-01-07 08:00
 		time.Sleep(24 * time.Hour)
 		m.stop()
 		m.want("02T02:30 started a; 02T02:30 finished a 0; 07T08:00 clock; 07T08:00 missed a 4; 07T08:00 started a; 07T08:00 finished a 0; 08T02:30 started a; 08T02:30 finished a 0")
@@ -382,9 +387,9 @@ func TestTheClockMayBeSet(t *testing.T) {
 	in(t, "2026-01-01 12:00", nightly, func(t *testing.T, m *machine) {
 		m.start()
 		time.Sleep(15 * time.Hour)
-		m.offset -= 2 * time.Hour // 2026-01-02 01:00: 02:30 comes again, and is not due again
+		m.sets(-2 * time.Hour) // 2026-01-02 01:00: 02:30 comes again, and is not due again
 		time.Sleep(24 * time.Hour)
-		m.offset -= 10 * 365 * 24 * time.Hour // ten years back
+		m.sets(-10 * 365 * 24 * time.Hour) // ten years back
 		time.Sleep(48 * time.Hour)
 		m.stop()
 		m.want("02T02:30 started a; 02T02:30 finished a 0; 02T01:00 clock; 06T01:00 clock; 06T02:30 started a; 06T02:30 finished a 0; 07T02:30 started a; 07T02:30 finished a 0")
@@ -394,7 +399,7 @@ func TestTheClockMayBeSet(t *testing.T) {
 		m.start()
 		time.Sleep(15 * time.Hour)
 		m.stop()
-		m.offset -= 10 * 365 * 24 * time.Hour
+		m.sets(-10 * 365 * 24 * time.Hour)
 		m.start()
 		time.Sleep(24 * time.Hour)
 		m.stop()
@@ -406,7 +411,7 @@ func TestTheClockMayBeSet(t *testing.T) {
 		m.start()
 		time.Sleep(14*time.Hour + 30*time.Minute + time.Second)
 		m.do = takes(0, 0)
-		m.offset -= 365 * 24 * time.Hour
+		m.sets(-365 * 24 * time.Hour)
 		time.Sleep(5 * time.Minute)
 		m.stop()
 		m.want("02T02:30 started a; 02T02:30 finished a 1 again; 02T02:30 clock; 02T02:30 started a; 02T02:30 finished a 0")
@@ -524,9 +529,14 @@ func TestStateThatCannotBeSavedIsToldOfOnceAndRunsGoOn(t *testing.T) {
 		m.start()
 		time.Sleep(time.Minute)
 		good := m.dir
-		m.agent.store.dir = filepath.Join(good, "platter.toml", "x") // below a file nothing can be made
+		keepIn := func(dir string) {
+			if err := m.agent.do(t.Context(), func() { m.agent.store.dir = dir }); err != nil {
+				t.Fatal(err)
+			}
+		}
+		keepIn(filepath.Join(good, "platter.toml", "x")) // below a file nothing can be made
 		time.Sleep(2 * time.Hour)
-		m.agent.store.dir = good
+		keepIn(good)
 		time.Sleep(time.Hour)
 		m.stop()
 		m.want("01T03:00 trouble; 01T03:00 started a; 01T03:00 finished a 0; 01T04:00 started a; 01T04:00 finished a 0; 01T04:01 trouble; 01T05:00 started a; 01T05:00 finished a 0")

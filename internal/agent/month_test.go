@@ -137,7 +137,7 @@ func (m *month) give(t Task) {
 // sets sets the machine's clock.
 func (m *month) sets(by time.Duration) {
 	now := m.now()
-	m.offset += by
+	m.machine.sets(by)
 	if by < 0 {
 		m.set = append(m.set, span{m.now(), now})
 	}
