@@ -89,7 +89,6 @@ type planner struct {
 	table2 []byte // of to
 	next   uint32 // cluster
 	root32 uint32 // cluster of the root folder, 0 but with 32 bits
-	rootAt int    // number of the piece that is the root folder
 }
 
 // readRoot returns the root folder as it is.

@@ -3,7 +3,6 @@ package libvirt
 import (
 	"context"
 	"fmt"
-	"io"
 	"os/exec"
 	"strconv"
 	"syscall"
@@ -30,7 +29,11 @@ func (b *backup) still(ctx context.Context, do func()) (frozen time.Duration, no
 	fail := func(err error) {
 		notes = append(notes, fmt.Sprintf("the guest was not frozen, the image is as after a power cut: %v", err))
 	}
-	thaw, err := b.guard()
+	tool, err := command.Find("virsh")
+	var thaw func() error
+	if err == nil {
+		thaw, err = guard(tool, b.domain.UUID)
+	}
 	if err != nil {
 		fail(err)
 		do()
@@ -55,14 +58,18 @@ func (b *backup) still(ctx context.Context, do func()) (frozen time.Duration, no
 }
 
 // guard starts a process that thaws the guest: when thaw is called, when this
-// process is gone, or when the time is over.
-func (b *backup) guard() (thaw func() error, err error) {
-	virsh, err := command.Find("virsh")
-	if err != nil {
-		return nil, err
-	}
-	const script = `timeout "$1" cat >/dev/null; exec timeout "$1" "$2" --connect qemu:///system --quiet domfsthaw --domain "$3"`
-	cmd := exec.Command("/bin/sh", "-c", script, "platter-thaw", strconv.Itoa(int(holdLimit.Seconds())), virsh, b.domain.UUID)
+// process is gone, or when the time is over. An agent that was slow to freeze may
+// do so after it was given up, and is slow to thaw: the process goes on trying for
+// half an hour, also when thaw has returned an error and this process is gone.
+func guard(virsh, uuid string) (thaw func() error, err error) {
+	const script = `timeout "$1" cat >/dev/null
+n=0
+until timeout "$1" "$2" --connect qemu:///system --quiet domfsthaw --domain "$3"; do
+	n=$((n + 1))
+	[ "$n" -lt 360 ] || exit 1
+	sleep 5
+done`
+	cmd := exec.Command("/bin/sh", "-c", script, "platter-thaw", strconv.Itoa(int(holdLimit.Seconds())), virsh, uuid)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	hold, err := cmd.StdinPipe()
 	if err != nil {
@@ -71,11 +78,19 @@ func (b *backup) guard() (thaw func() error, err error) {
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start the process that thaws: %w", err)
 	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
 	return func() error {
-		_ = hold.(io.Closer).Close()
-		if err := cmd.Wait(); err != nil {
-			return fmt.Errorf("virsh domfsthaw: %w", err)
+		_ = hold.Close()
+		select {
+		case err := <-ended:
+			if err != nil {
+				return fmt.Errorf("virsh domfsthaw: %w", err)
+			}
+			return nil
+		case <-time.After(holdLimit):
+			return fmt.Errorf("virsh domfsthaw has not succeeded within %v and is tried again in the background: see that the guest %s is not frozen",
+				holdLimit, uuid)
 		}
-		return nil
 	}, nil
 }
