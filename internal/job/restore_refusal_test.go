@@ -36,6 +36,7 @@ type refusal struct {
 // Whatever is refused is refused before the first write: what the target holds
 // is the same, byte for byte, and so is when it was written to.
 func TestRefusalsWriteNothing(t *testing.T) {
+	sweep(t)
 	env := envOf(t, onDiskRepo(t))
 	disk := systemDisk(t, 512)
 	diskImage(t, env, disk)

@@ -231,6 +231,7 @@ func TestRollbackLooksAtWhatWasLeftOut(t *testing.T) {
 // tracer still there, which saw what was written, and without, as after a
 // power cut.
 func TestRollbackCutOffIsGoneOnWith(t *testing.T) {
+	sweep(t)
 	const size = 32 << 20
 	d := newTraced(t, newEnv(t, 64<<10), junk(t, size))
 	first := d.backup()
