@@ -23,8 +23,15 @@ const folders = "/usr/sbin:/usr/bin:/sbin:/bin"
 // ErrMissing means that a tool is not installed.
 var ErrMissing = errors.New("not installed")
 
-// Find returns the path of a tool.
+// Find returns the path of a tool. One that is a path from the root is taken as
+// it is.
 func Find(name string) (string, error) {
+	if strings.HasPrefix(name, "/") {
+		if err := unix.Access(name, unix.X_OK); err != nil {
+			return "", fmt.Errorf("%s: %w", name, ErrMissing)
+		}
+		return name, nil
+	}
 	for dir := range strings.SplitSeq(folders, ":") {
 		path := dir + "/" + name
 		if unix.Access(path, unix.X_OK) == nil {

@@ -18,6 +18,15 @@ func TestRunReturnsWhatWasPrinted(t *testing.T) {
 	}
 }
 
+func TestFindTakesAPathAsItIs(t *testing.T) {
+	if got, err := Find("/bin/sh"); got != "/bin/sh" || err != nil {
+		t.Errorf("got %q, %v", got, err)
+	}
+	if _, err := Find("/etc/no/such/tool"); !errors.Is(err, ErrMissing) {
+		t.Errorf("got %v, want %v", err, ErrMissing)
+	}
+}
+
 func TestRunSaysWhyItFailed(t *testing.T) {
 	_, err := Run(t.Context(), "sh", "-c", "echo '  WARNING: odd' >&2; echo '  no such volume' >&2; exit 5")
 	if err == nil || !strings.Contains(err.Error(), "exit status 5: no such volume") {

@@ -9,7 +9,8 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// runMan prints the manual page of a command, or that of the program.
+// runMan prints the manual page of a command, or that of the program. The words
+// of a command may as well be those of its page's name between the dashes.
 func runMan(_ context.Context, c *call, args []string) error {
 	if c.opts.list {
 		for _, page := range manPages() {
@@ -22,7 +23,7 @@ func runMan(_ context.Context, c *call, args []string) error {
 		return err
 	}
 	for _, row := range commands() {
-		if row.name == strings.Join(args, " ") {
+		if manName(row.name) == manName(strings.Join(args, " ")) {
 			_, err := fmt.Fprint(c.term, row.man())
 			return err
 		}

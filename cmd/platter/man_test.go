@@ -22,6 +22,12 @@ func TestEveryCommandHasAManualPage(t *testing.T) {
 		if code := run(append([]string{"man"}, strings.Fields(row.name)...), term); code != exitDone || errs.Len() > 0 {
 			t.Errorf("%s: status %d, %s", row.name, code, errs)
 		}
+		// The package's build knows the names of pages alone.
+		term, byPage, _ := screen()
+		run(append([]string{"man"}, strings.Split(strings.TrimPrefix(manName(row.name), "platter-"), "-")...), term)
+		if byPage.String() != page.String() {
+			t.Errorf("%s has another page by its page's name", row.name)
+		}
 		text := page.String()
 		for _, f := range row.flags {
 			if !strings.Contains(text, troff("--"+f.name)) {
