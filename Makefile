@@ -90,6 +90,10 @@ vm-zfs: ## build ZFS for guests, as root: then "make vm" has its rounds too (10 
 	@.ci/setup vm-zfs
 	go run ./vmtests/zfs
 
+drill: ## lose a machine, and get it back from a bucket by the rescue medium
+	@.ci/setup test
+	PLATTER_TEST_DRILL=1 go test -count 1 -timeout 60m -v -run 'Drill' ./vmtests
+
 golden: ## check that today's code reads every repository of the past
 	@.ci/setup build
 	go test -count 1 -run 'Golden' ./image/... ./internal/job/...

@@ -79,6 +79,9 @@ func runRescueMenu(ctx context.Context, c *call, _ []string) error {
 			return err
 		}
 	}
+	if err := r.trust(); err != nil {
+		return err
+	}
 	if r.answers.Repository != "" {
 		c.opts.repo = r.answers.Repository
 	}
@@ -134,6 +137,27 @@ func (r *rescuer) readAnswers() error {
 	}
 	_, err = r.answers.Override(line)
 	return err
+}
+
+// certificates are those that the medium trusts.
+const certificates = "/etc/ssl/certs/ca-certificates.crt"
+
+// trust has the medium trust the authority that the answers name.
+func (r *rescuer) trust() error {
+	if r.answers.Authority == "" || !onMedium() {
+		return nil
+	}
+	known, err := os.ReadFile(certificates)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if strings.Contains(string(known), r.answers.Authority) {
+		return nil
+	}
+	if err := os.MkdirAll(filepath.Dir(certificates), 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(certificates, []byte(string(known)+"\n"+r.answers.Authority+"\n"), 0o644)
 }
 
 // unattended restores as the answers say.

@@ -12,7 +12,7 @@ import (
 
 // bootModules are what the small system needs to find its disk and to mount
 // its file systems.
-var bootModules = []string{"virtio_pci", "virtio_blk", "ext4", "xfs", "btrfs", "vfat", "nls_cp437", "nls_ascii"}
+var bootModules = []string{"virtio_pci", "virtio_blk", "nvme", "ext4", "xfs", "btrfs", "vfat", "nls_cp437", "nls_ascii"}
 
 // initScript loads the modules in the order of their names, mounts the root
 // file system by its label, so that any disk it lies on will do, and goes there.

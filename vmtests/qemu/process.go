@@ -45,18 +45,26 @@ func (p *process) await(ctx context.Context, n int) (string, error) {
 		if prompt, ok := prompt(plain(p.serial.Bytes()), n); ok {
 			return prompt, nil
 		}
-		select {
-		case b, ok := <-p.chunks:
-			if !ok {
-				if ctx.Err() != nil { // stopped by us: say why
-					return "", context.Cause(ctx)
-				}
-				return "", errStopped
-			}
-			p.serial.Write(b)
-		case <-ctx.Done():
-			return "", context.Cause(ctx)
+		if err := p.more(ctx); err != nil {
+			return "", err
 		}
+	}
+}
+
+// more waits for what the port says next.
+func (p *process) more(ctx context.Context) error {
+	select {
+	case b, ok := <-p.chunks:
+		if !ok {
+			if ctx.Err() != nil { // stopped by us: say why
+				return context.Cause(ctx)
+			}
+			return errStopped
+		}
+		p.serial.Write(b)
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
 }
 

@@ -32,12 +32,20 @@ const (
 	ovmfVars = "/usr/share/OVMF/OVMF_VARS_4M.fd"
 )
 
-// A Machine is a PC with one disk and a serial port.
+// A Machine is a PC with a disk and a serial port.
 type Machine struct {
-	Disk     string // raw file or block device, not written to
+	Disk     string // raw file or block device, not written to unless Write says so
 	Firmware Firmware
 	Memory   int // MiB; 512 if zero
 	CPUs     int // 1 if zero
+
+	Write  bool   // what the machine writes is on the disk afterwards
+	Bus    string // of the disk: nvme or sata; virtio if empty
+	Medium string // raw file of a USB stick that it starts from, not written to; none if empty
+	// Network reaches the host's loopback at 10.0.2.2, and nothing else.
+	Network bool
+	// Secure has UEFI start only what is signed by Microsoft.
+	Secure bool
 }
 
 // A Boot is what came of starting a machine.
@@ -88,6 +96,27 @@ func (m Machine) Login(ctx context.Context, limit time.Duration) (*Boot, error) 
 	return b, nil
 }
 
+// Until starts the machine, waits at most limit until its serial port has said
+// text, and stops it. What the port said is returned with an error too.
+func (m Machine) Until(ctx context.Context, text string, limit time.Duration) (serial string, err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("it did not say %q within %v", text, limit))
+	defer cancel()
+	p, err := m.start(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer p.stop()
+	for err == nil && !strings.Contains(plain(p.serial.Bytes()), text) {
+		err = p.more(ctx)
+	}
+	p.stop()
+	serial = plain(p.serial.Bytes())
+	if err != nil {
+		return serial, fmt.Errorf("%s by %s: %w%s", m.Disk, m.Firmware, err, p.lastWords(serial))
+	}
+	return serial, nil
+}
+
 func (m Machine) arguments() []string {
 	args := []string{
 		// Emulated: it works the same on every host, also inside a virtual
@@ -95,8 +124,22 @@ func (m Machine) arguments() []string {
 		"-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max",
 		"-m", strconv.Itoa(or(m.Memory, 512)), "-smp", strconv.Itoa(or(m.CPUs, 1)),
 		"-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio",
-		"-drive", "file=" + escape(m.Disk) + ",if=none,id=disk,format=raw,snapshot=on",
-		"-device", "virtio-blk-pci,drive=disk,bootindex=0",
+		"-drive", "file=" + escape(m.Disk) + ",if=none,id=disk,format=raw,snapshot=" + map[bool]string{true: "off", false: "on"}[m.Write],
+		"-device", map[string]string{"": "virtio-blk-pci", "nvme": "nvme,serial=b", "sata": "ide-hd,bus=ide.0"}[m.Bus] + ",drive=disk,bootindex=1",
+	}
+	if m.Medium != "" {
+		args = append(args, "-device", "qemu-xhci", "-drive", "file="+escape(m.Medium)+",if=none,id=medium,format=raw,snapshot=on",
+			"-device", "usb-storage,drive=medium,bootindex=0")
+	}
+	if m.Network {
+		args = append(args, "-nic", "user,model=virtio-net-pci")
+	} else {
+		args = append(args, "-nic", "none")
+	}
+	if m.Secure {
+		return append(args, "-machine", "smm=on", "-global", "driver=cfi.pflash01,property=secure,value=on",
+			"-drive", "if=pflash,format=raw,readonly=on,file="+strings.Replace(ovmfCode, ".fd", ".secboot.fd", 1),
+			"-drive", "if=pflash,format=raw,snapshot=on,file="+strings.Replace(ovmfVars, ".fd", ".ms.fd", 1))
 	}
 	if m.Firmware == UEFI {
 		args = append(args,

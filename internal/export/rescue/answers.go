@@ -1,6 +1,7 @@
 package rescue
 
 import (
+	"encoding/pem"
 	"fmt"
 	"slices"
 	"strings"
@@ -21,7 +22,10 @@ type Answers struct {
 	// for each.
 	Target []string `toml:"target"`
 	// Then is what comes after the restore: reboot, poweroff or shell.
-	Then        string            `toml:"then"`
+	Then string `toml:"then"`
+	// Authority is the certificate of who signed the server's, in PEM, where
+	// others do not know it.
+	Authority   string            `toml:"authority"`
 	Environment map[string]string `toml:"environment"` // PLATTER_… and AWS_… variables
 }
 
@@ -45,6 +49,9 @@ func ParseAnswers(b []byte) (*Answers, error) {
 func (a *Answers) check() error {
 	if a.Then != "" && !slices.Contains(Thens(), a.Then) {
 		return fmt.Errorf("answers: then = %q: want one of %s", a.Then, strings.Join(Thens(), ", "))
+	}
+	if block, _ := pem.Decode([]byte(a.Authority)); a.Authority != "" && (block == nil || block.Type != "CERTIFICATE") {
+		return fmt.Errorf("answers: authority: want a certificate in PEM")
 	}
 	for name := range a.Environment {
 		if !strings.HasPrefix(name, "PLATTER_") && !strings.HasPrefix(name, "AWS_") {

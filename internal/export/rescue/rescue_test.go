@@ -104,6 +104,7 @@ func TestAnswers(t *testing.T) {
 	for name, text := range map[string]string{
 		"a key nobody knows": "imagen = \"latest\"", "what comes after": "then = \"dance\"",
 		"a variable of somebody else": "[environment]\nLD_PRELOAD = \"x\"", "no TOML": "image latest",
+		"no certificate": "authority = \"trust me\"",
 	} {
 		if _, err := ParseAnswers([]byte(text)); err == nil {
 			t.Errorf("%s is taken: %s", name, text)
