@@ -154,7 +154,14 @@ func TestHostileFilesystemsAreRefusedOrConverted(t *testing.T) {
 		t.Fatal(err)
 	}
 	rng := rand.New(rand.NewPCG(7, 7))
-	for n := range 3000 {
+	rounds := 400
+	switch {
+	case testing.Short():
+		rounds = 40
+	case os.Getenv("PLATTER_TEST_LONG") != "":
+		rounds = 10_000
+	}
+	for n := range rounds {
 		b := bytes.Clone(good)
 		for range 1 + rng.IntN(4) {
 			at := rng.IntN(90)
