@@ -83,6 +83,7 @@ func (g *guests) checkpoints() []string {
 // read the next time; what a run that failed or died has seen is not lost; a
 // checkpoint that cannot be relied on is noticed.
 func TestDomainsAreImagedByLibvirt(t *testing.T) {
+	sweep(t)
 	if os.Getenv("PLATTER_TEST_VM") == "" {
 		t.Skip("SKIPPED, a machine: make vm")
 	}
