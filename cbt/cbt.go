@@ -8,6 +8,7 @@ package cbt
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 
@@ -22,6 +23,19 @@ var ErrHistoryLost = errors.New("history lost")
 // the tracker, and is kept in the manifest. It names the history it belongs
 // to, so that a tracker knows a foreign one.
 type Generation []byte
+
+// Decode takes apart a generation that is JSON, into what point points to. Where
+// there is none, or it is none of the tracker's, which sound says of point, the
+// error wraps ErrHistoryLost.
+func (g Generation) Decode(tracker string, point any, sound func() bool) error {
+	if len(g) == 0 {
+		return fmt.Errorf("there is no generation: %w", ErrHistoryLost)
+	}
+	if err := json.Unmarshal(g, point); err != nil || !sound() {
+		return fmt.Errorf("the generation is none of tracker %s: %w", tracker, ErrHistoryLost)
+	}
+	return nil
+}
 
 // A Tracker knows which parts of one device were written. It is opened for one
 // run of one consumer (a volume in a repository) with the still view that the

@@ -64,16 +64,12 @@ type point struct {
 
 const version = 1
 
-func decode(g cbt.Generation) (point, error) {
-	var p point
-	if len(g) == 0 {
-		return p, fmt.Errorf("there is no generation: %w", cbt.ErrHistoryLost)
-	}
-	if err := json.Unmarshal(g, &p); err != nil || p.Version != version || p.Snapshot == "" ||
-		p.Chunk < 4096 || p.Chunk > 1<<20 || p.Chunk&(p.Chunk-1) != 0 {
-		return p, fmt.Errorf("the generation is none of tracker %s: %w", Name, cbt.ErrHistoryLost)
-	}
-	return p, nil
+func decode(g cbt.Generation) (p point, err error) {
+	err = g.Decode(Name, &p, func() bool {
+		return p.Version == version && p.Snapshot != "" &&
+			p.Chunk >= 4096 && p.Chunk <= 1<<20 && p.Chunk&(p.Chunk-1) == 0
+	})
+	return p, err
 }
 
 type tracker struct {

@@ -75,15 +75,11 @@ type point struct {
 
 const version = 1
 
-func decode(g cbt.Generation) (point, error) {
-	var p point
-	if len(g) == 0 {
-		return p, fmt.Errorf("there is no generation: %w", cbt.ErrHistoryLost)
-	}
-	if err := json.Unmarshal(g, &p); err != nil || p.Version != version || p.Snapshot == "" {
-		return p, fmt.Errorf("the generation is none of tracker %s: %w", Name, cbt.ErrHistoryLost)
-	}
-	return p, nil
+func decode(g cbt.Generation) (p point, err error) {
+	err = g.Decode(Name, &p, func() bool {
+		return p.Version == version && p.Snapshot != ""
+	})
+	return p, err
 }
 
 type tracker struct{ view *zfs.View }
