@@ -169,6 +169,16 @@ func (c *Client) Walk(ctx context.Context, name string, e block.Extent, each fun
 	return nil
 }
 
+// Dirty calls each with what a context of QEMU's dirty bitmaps calls written.
+func (c *Client) Dirty(ctx context.Context, bitmap string, each func(block.Extent)) error {
+	return c.Walk(ctx, bitmap, block.Extent{Length: c.size}, func(s Status) error {
+		if s.Flags&StatusDirty != 0 {
+			each(s.Extent)
+		}
+		return nil
+	})
+}
+
 // status returns the block status of the first part of an extent, at least
 // some of it, as much as the server tells at once.
 func (c *Client) status(ctx context.Context, name string, e block.Extent) ([]Status, error) {

@@ -144,7 +144,7 @@ func TestReadsFromRealServers(t *testing.T) {
 				if c.Has(Allocation) != (len(contexts) > 0 && contexts[0] == Allocation) {
 					t.Errorf("asked for %q: allocation %v", contexts, c.Has(Allocation))
 				}
-				if got := readAll(t, Source(c, block.Info{})); !bytes.Equal(got, want) {
+				if got := readAll(t, Source(t.Context(), c, block.Info{})); !bytes.Equal(got, want) {
 					t.Errorf("contexts %q: another disk was read", contexts)
 				}
 			}
@@ -156,7 +156,7 @@ func TestReadsFromRealServers(t *testing.T) {
 func TestDataSkipsZeros(t *testing.T) {
 	want := disk(5 << 20)
 	c := dial(t, start(t, "qemu-nbd", "-t", "-r", "-f", "raw", "-k", "%s", file(t, want)), Options{Contexts: []string{Allocation}})
-	src := Source(c, block.Info{})
+	src := Source(t.Context(), c, block.Info{})
 	read := int64(0)
 	for e, err := src.Data(0); err != io.EOF; e, err = src.Data(e.End()) {
 		if err != nil {

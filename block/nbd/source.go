@@ -9,9 +9,10 @@ import (
 )
 
 // Source makes a client a device that is read. info describes it, but for its
-// size. Closing the source closes the client.
-func Source(c *Client, info block.Info) block.Source {
+// size and what is on it. Closing the source closes the client.
+func Source(ctx context.Context, c *Client, info block.Info) block.Source {
 	info.Size = c.Size()
+	block.Examine(c.ReaderAt(ctx), &info)
 	return &source{Client: c, info: info}
 }
 

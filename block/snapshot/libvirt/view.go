@@ -137,10 +137,7 @@ func (v *View) open(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	info := v.device.Info
-	info.Size = v.client.Size()
-	block.Examine(v.client.ReaderAt(ctx), &info)
-	v.Source = nbd.Source(v.client, info)
+	v.Source = nbd.Source(ctx, v.client, v.device.Info)
 	return nil
 }
 
@@ -172,13 +169,7 @@ func (v *View) Dirty(ctx context.Context, id string, each func(block.Extent)) er
 	case id != v.base || v.since == "":
 		return fmt.Errorf("libvirt has no checkpoint %s%s any more", prefix, id)
 	}
-	all := block.Extent{Length: v.client.Size()}
-	return v.client.Walk(ctx, "qemu:dirty-bitmap:"+bitmap, all, func(s nbd.Status) error {
-		if s.Flags&nbd.StatusDirty != 0 {
-			each(s.Extent)
-		}
-		return nil
-	})
+	return v.client.Dirty(ctx, "qemu:dirty-bitmap:"+bitmap, each)
 }
 
 // Keep implements snapshot.View: when the images of all disks are durable, the

@@ -131,10 +131,7 @@ func (v *View) open(ctx context.Context, address string) (err error) {
 	if v.client, err = v.work.offer(ctx, address, copies); err != nil {
 		return err
 	}
-	info := v.device.Info
-	info.Size = v.client.Size()
-	block.Examine(v.client.ReaderAt(ctx), &info)
-	v.Source = nbd.Source(v.client, info)
+	v.Source = nbd.Source(ctx, v.client, v.device.Info)
 	return nil
 }
 
@@ -172,13 +169,7 @@ func (v *View) Bitmap(id string) (Bitmap, bool) {
 // Dirty calls each with what was written between the view of an ID and this
 // one.
 func (v *View) Dirty(ctx context.Context, id string, each func(block.Extent)) error {
-	all := block.Extent{Length: v.client.Size()}
-	return v.client.Walk(ctx, dirty(v.work.copyOf(id)), all, func(s nbd.Status) error {
-		if s.Flags&nbd.StatusDirty != 0 {
-			each(s.Extent)
-		}
-		return nil
-	})
+	return v.client.Dirty(ctx, dirty(v.work.copyOf(id)), each)
 }
 
 // lookEvery is after how many reads the room for what is overwritten is looked

@@ -174,7 +174,7 @@ func TestOwnClientReadsTheDisk(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		src := disks.Source(c, block.Info{})
+		src := disks.Source(t.Context(), c, block.Info{})
 		got := make([]byte, len(want))
 		for off := int64(0); ; {
 			e, err := src.Data(off)
