@@ -8,6 +8,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"platter/internal/durable"
 )
 
 // state is what is on disk.
@@ -48,35 +50,6 @@ func (s store) load() (state, error) {
 	return st, nil
 }
 
-// replace writes a file under another name, and gives it its own when it is
-// durable.
-func replace(dir, name string, b []byte) (err error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(dir, name+".*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(f.Name())
-		}
-	}()
-	_, err = f.Write(b)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err = os.Rename(f.Name(), filepath.Join(dir, name)); err != nil {
-		return err
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
-}
-
 // save makes the state durable, in place of the last one. Of jobs that have not
 // changed since, the text is at hand: there may be hundreds.
 func (a *Agent) save() error {
@@ -101,7 +74,9 @@ func (a *Agent) save() error {
 	}
 	b.WriteString("}}\n")
 	if err == nil {
-		err = replace(a.store.dir, stateName, b.Bytes())
+		if err = os.MkdirAll(a.store.dir, 0o700); err == nil {
+			err = durable.Replace(filepath.Join(a.store.dir, stateName), b.Bytes())
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("state of the agent: %w", err)

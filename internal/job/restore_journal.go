@@ -12,6 +12,7 @@ import (
 
 	"platter/block"
 	"platter/image"
+	"platter/internal/durable"
 )
 
 // A journal says that a rollback of a device was begun, and to what image. It
@@ -54,7 +55,11 @@ func openJournal(state string, m, parent *image.Manifest, target *block.Info, re
 	if err != nil {
 		return nil, err
 	}
-	if err := writeDurably(j.path, append(b, '\n')); err != nil {
+	err = durable.Replace(j.path, append(b, '\n'))
+	if err == nil { // the folder may be new too
+		err = durable.SyncDir(state)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("write the journal of the rollback: %w", err)
 	}
 	return j, nil
@@ -63,40 +68,10 @@ func openJournal(state string, m, parent *image.Manifest, target *block.Info, re
 func (j *journal) remove() error {
 	err := os.Remove(j.path)
 	if err == nil || errors.Is(err, fs.ErrNotExist) {
-		err = syncDir(filepath.Dir(j.path))
+		err = durable.SyncDir(filepath.Dir(j.path))
 	}
 	if err != nil {
 		return fmt.Errorf("end the journal of the rollback, which is done: %w", err)
 	}
 	return nil
-}
-
-// writeDurably puts a file in place of one, or of none, and returns when
-// neither power cut nor crash can take it away.
-func writeDurably(path string, b []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(b)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	// The folders may be new too.
-	return errors.Join(syncDir(filepath.Dir(path)), syncDir(filepath.Dir(filepath.Dir(path))))
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

@@ -15,6 +15,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"platter/internal/durable"
 )
 
 // A File is open for writing. No other process has it open at the same time.
@@ -63,7 +65,7 @@ func (f *File) open() (err error) {
 		return err
 	}
 	if missing != nil {
-		if err := syncDir(f.path); err != nil {
+		if err := durable.SyncDir(filepath.Dir(f.path)); err != nil {
 			return err
 		}
 	}
@@ -140,7 +142,7 @@ func (f *File) Replace(list [][]byte) error {
 	for _, line := range list {
 		b = append(append(b, line...), '\n')
 	}
-	if err := WriteFile(f.path, b); err != nil {
+	if err := durable.Replace(f.path, b); err != nil {
 		return err
 	}
 	if err := f.file.Close(); err != nil {
@@ -196,33 +198,4 @@ func split(b []byte) (list [][]byte) {
 		}
 		list, b = append(list, line), rest
 	}
-}
-
-// WriteFile puts a file in place, or replaces it, in one step: after a crash
-// it is the old one or the new one.
-func WriteFile(path string, content []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(content)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	return syncDir(path)
-}
-
-// syncDir makes the name of a file durable.
-func syncDir(path string) error {
-	d, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

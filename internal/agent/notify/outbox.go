@@ -22,7 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"platter/internal/agent/config"
-	"platter/internal/agent/lines"
+	"platter/internal/durable"
 )
 
 // A Message is what is told to one notifier.
@@ -114,7 +114,7 @@ func (o *Outbox) write(m *Message) error {
 	if err != nil {
 		return err
 	}
-	return lines.WriteFile(o.path(m), text)
+	return durable.Replace(o.path(m), text)
 }
 
 // Waiting returns what was not told yet, oldest first.
