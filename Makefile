@@ -24,7 +24,7 @@ NARROW ?= ./internal/job/... ./image/... ./catalog/... ./cmd/... ./vmtests
 TOOL = go tool -modfile=internal/tools/go.mod
 
 .DEFAULT_GOAL := help
-.PHONY: help build install deb deb-test first-hour demo test vet unit narrow race fuzz fuzz-long campaign vm vm-zfs golden bench lint format format-check staticcheck vuln clean
+.PHONY: help build install deb deb-test first-hour demo test vet unit narrow race fuzz fuzz-long campaign vm vm-zfs golden bench bench-nights lint format format-check staticcheck vuln clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -103,6 +103,12 @@ bench: ## compare with borg, restic, qemu-img, lz4; writes docs/benchmarks.md
 	@go build -trimpath -o bin/platter ./cmd/platter
 	@go build -modfile=internal/tools/go.mod -trimpath -o bin/versitygw github.com/versity/versitygw/cmd/versitygw
 	go run ./internal/bench -platter bin/platter -dir $(BENCH_DIR) -write docs/benchmarks.md
+
+bench-nights: ## nights by the tracer against full ones, and what the tracer costs writers
+	@.ci/setup bench
+	@go build -trimpath -o bin/platter ./cmd/platter
+	@mkdir -p $(BENCH_DIR)
+	go run ./internal/bench/nights -platter bin/platter -dir $(BENCH_DIR)
 
 lint: ## go vet, gofumpt, staticcheck
 	@.ci/setup lint

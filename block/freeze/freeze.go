@@ -37,7 +37,7 @@ var ErrLate = errors.New("the freeze was undone because its time was over")
 type Filesystems struct {
 	limit time.Duration
 	all   []*filesystem
-	guard *guard
+	guard *guard // nil where there is nothing to freeze
 	began time.Time
 }
 
@@ -46,6 +46,24 @@ type filesystem struct {
 	dir    *os.File
 	frozen bool
 	cannot bool // its kind cannot be frozen
+}
+
+// Sync writes back what is dirty, those last that others lie in, so that a freeze
+// has less to do.
+func Sync(list []block.Filesystem) (err error) {
+	for _, fs := range slices.Backward(list) {
+		if !fs.Writable {
+			continue
+		}
+		dir, failed := os.Open(fs.Point)
+		if failed == nil {
+			failed = errors.Join(unix.Syncfs(int(dir.Fd())), dir.Close())
+		}
+		if failed != nil {
+			err = errors.Join(err, fmt.Errorf("sync %s: %w", fs.Point, failed))
+		}
+	}
+	return err
 }
 
 // Open prepares to freeze filesystems, in the order given: those that lie in
@@ -68,26 +86,19 @@ func Open(list []block.Filesystem, limit time.Duration) (_ *Filesystems, err err
 		}
 		f.all = append(f.all, &filesystem{Filesystem: fs, dir: dir})
 	}
-	f.guard, err = newGuard(f.all, limit)
-	return f, err
-}
-
-// Sync writes back what is dirty, so that the freeze has less to do.
-func (f *Filesystems) Sync() error {
-	var errs []error
-	for _, fs := range slices.Backward(f.all) {
-		if err := unix.Syncfs(int(fs.dir.Fd())); err != nil {
-			errs = append(errs, fmt.Errorf("sync %s: %w", fs.Point, err))
-		}
+	if len(f.all) > 0 {
+		f.guard, err = newGuard(f.all, limit)
 	}
-	return errors.Join(errs...)
+	return f, err
 }
 
 // Freeze freezes them all, or none with an error. Those that cannot be frozen
 // because their kind cannot are written back instead: see Unfrozen.
 func (f *Filesystems) Freeze() error {
-	if err := f.guard.arm(); err != nil {
-		return err
+	if f.guard != nil {
+		if err := f.guard.arm(); err != nil {
+			return err
+		}
 	}
 	f.began = time.Now()
 	for _, fs := range f.all {
@@ -141,11 +152,14 @@ func (f *Filesystems) Thaw() (time.Duration, error) {
 		}
 	}
 	took := time.Since(f.began)
-	over, err := f.guard.disarm()
-	if late || over {
+	if f.guard != nil {
+		over, err := f.guard.disarm()
+		late, errs = late || over, append(errs, err)
+	}
+	if late {
 		errs = append(errs, fmt.Errorf("%w: %v", ErrLate, f.limit))
 	}
-	return took, errors.Join(append(errs, err)...)
+	return took, errors.Join(errs...)
 }
 
 func (fs *filesystem) control(request uintptr) error {

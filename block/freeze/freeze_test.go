@@ -103,7 +103,7 @@ func TestFreezeHoldsAndThawLetsGo(t *testing.T) {
 		f := open(t, dev, time.Minute)
 		defer f.Close()
 		for range 3 {
-			if err := f.Sync(); err != nil {
+			if err := Sync([]block.Filesystem{f.all[0].Filesystem}); err != nil {
 				t.Fatal(err)
 			}
 			if err := f.Freeze(); err != nil || len(f.Unfrozen()) > 0 {

@@ -49,7 +49,7 @@ func (v *view) begin(ctx context.Context) error {
 	if err == nil && !seen {
 		// It is never at rest by itself: hold it for a moment.
 		var f *freeze.Filesystems
-		if f, err = v.filesystems(); err == nil {
+		if f, err = v.alone().filesystems(nil); err == nil {
 			if err = f.Freeze(); err == nil {
 				err = v.drain()
 				v.landed = v.session.Number()
@@ -140,20 +140,15 @@ func (v *view) giveUp(ctx context.Context, why error) (block.Source, *cbt.Set, b
 }
 
 func (v *view) sync() error {
-	f, err := v.filesystems()
+	list, err := v.stacked()
 	if err != nil {
 		return err
 	}
-	return errors.Join(f.Sync(), f.Close())
+	return freeze.Sync(list)
 }
 
-func (v *view) filesystems() (*freeze.Filesystems, error) {
-	list, err := v.stacked()
-	if err != nil {
-		return nil, err
-	}
-	return freeze.Open(list, freezeLimit)
-}
+// alone is a moment of this view and no other.
+func (v *view) alone() *Joint { return &Joint{[]*view{v}} }
 
 // stacked returns the filesystems on the device, and takes note of its swap.
 func (v *view) stacked() ([]block.Filesystem, error) {
@@ -184,7 +179,7 @@ func (v *view) between(ctx context.Context) (held *cbt.Set, err error) {
 
 // freeze reads what is left while nothing is written, and returns it.
 func (v *view) freeze(ctx context.Context) (*cbt.Set, error) {
-	if _, err := (&Joint{[]*view{v}}).moment(ctx, nil, nil); err != nil {
+	if _, err := v.alone().moment(ctx, nil, nil); err != nil {
 		return nil, err
 	}
 	return v.hold.set(), nil
