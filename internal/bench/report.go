@@ -98,9 +98,9 @@ func (r *report) targets() []target {
 	ratio("second night, compared in full, wall", r.wallOf(p, second), r.wallOf(b, second), 0.5, b)
 	const remote, sealed = "platter s3", "platter encrypted"
 	ratio("full backup into an encrypted repository, wall", r.wallOf(sealed, full), r.wallOf(p, full), 1/0.9, "the plain one")
-	ratio("restore from an encrypted repository, wall", r.wallOf(sealed, restore), r.wallOf(p, restore), 1/0.9, "the plain one")
+	ratio("restore from an encrypted repository and reading back, wall", r.wallOf(sealed, restoreRB), r.wallOf(p, restoreRB), 1/0.9, "the plain one")
 	ratio("full backup into a bucket, wall", r.wallOf(remote, full), r.wallOf(p, full), 1.25, "the folder")
-	ratio("restore from a bucket, wall", r.wallOf(remote, restore), r.wallOf(p, restore), 1.25, "the folder")
+	ratio("restore from a bucket and reading back, wall", r.wallOf(remote, restoreRB), r.wallOf(p, restoreRB), 1.25, "the folder")
 	ratio("full backup into a bucket, wall", r.wallOf(remote, full), r.wallOf("restic s3", full), 1, "restic")
 	ratio("restore from a bucket, wall", r.wallOf(remote, restore), r.wallOf("restic s3", restore), 1, "restic")
 	peer, fastest := r.fastestRestore()

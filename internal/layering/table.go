@@ -100,6 +100,7 @@ func Table() []Layer {
 		{"internal/package/...", "", "the Debian package, and what is in it"},
 		{"internal/bench/workload", "", "a disk on two nights"},
 		{"internal/bench", "internal/bench/workload", "the benchmark: runs the program, imports none of it"},
+		{"internal/bench/nights", "", "the benchmark of trackers"},
 		{"vmtests/...", underJob + " internal/job/... internal/agent/... internal/server/...", "whole machines"},
 	}
 }
