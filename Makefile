@@ -24,7 +24,7 @@ NARROW ?= ./internal/job/... ./image/... ./catalog/... ./cmd/... ./vmtests
 TOOL = go tool -modfile=internal/tools/go.mod
 
 .DEFAULT_GOAL := help
-.PHONY: help build install deb deb-test first-hour demo test vet unit narrow race fuzz fuzz-long campaign vm vm-zfs golden bench bench-nights lint format format-check staticcheck vuln clean
+.PHONY: help build install deb deb-test first-hour demo test vet unit narrow race fuzz fuzz-long campaign vm vm-zfs golden bench bench-agent bench-nights lint format format-check staticcheck vuln clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -109,6 +109,10 @@ bench-nights: ## nights by the tracer against full ones, and what the tracer cos
 	@go build -trimpath -o bin/platter ./cmd/platter
 	@mkdir -p $(BENCH_DIR)
 	go run ./internal/bench/nights -platter bin/platter -dir $(BENCH_DIR)
+
+bench-agent: build ## the agent while nothing is due, its delay, and nights of 200 volumes
+	@mkdir -p $(BENCH_DIR)
+	go run ./internal/bench/agent -platter bin/platter -dir $(BENCH_DIR)
 
 lint: ## go vet, gofumpt, staticcheck
 	@.ci/setup lint

@@ -101,6 +101,7 @@ func Table() []Layer {
 		{"internal/bench/workload", "", "a disk on two nights"},
 		{"internal/bench", "internal/bench/workload", "the benchmark: runs the program, imports none of it"},
 		{"internal/bench/nights", "", "the benchmark of trackers"},
+		{"internal/bench/agent", "", "the benchmark of the agent"},
 		{"vmtests/...", underJob + " internal/job/... internal/agent/... internal/server/...", "whole machines"},
 	}
 }
