@@ -119,9 +119,10 @@ func Read(ctx context.Context, read func(io.Reader) error, name string, args ...
 }
 
 // environment is the same for every tool but for what tells LVM and the device
-// mapper how this machine is set up.
+// mapper how this machine is set up. mtools is to take any geometry, and names of
+// ASCII, for which no tables need be there.
 func environment() []string {
-	env := []string{"PATH=" + folders, "LC_ALL=C", "LVM_SUPPRESS_FD_WARNINGS=1"}
+	env := []string{"PATH=" + folders, "LC_ALL=C", "LVM_SUPPRESS_FD_WARNINGS=1", "MTOOLS_SKIP_CHECK=1", "DEFAULT_CODEPAGE=367"}
 	for _, name := range []string{"DM_DISABLE_UDEV", "LVM_SYSTEM_DIR"} {
 		if v, ok := os.LookupEnv(name); ok {
 			env = append(env, name+"="+v)

@@ -80,7 +80,7 @@ func runBoot(ctx context.Context, c *call, args []string) error {
 	defer done()
 	r, err := job.Boot(ctx, env, job.BootOptions{
 		Image: args[0], Firmware: c.opts.firmware, Bus: c.opts.bus, Memory: c.opts.vmMemory, Limit: c.opts.timeout,
-		Picture: c.opts.picture, Emulate: c.opts.emulate,
+		Picture: c.opts.picture, Emulate: c.opts.emulate, Adapt: c.opts.adapt,
 	})
 	if r != nil {
 		c.record.Used(r.Image)
@@ -105,6 +105,7 @@ func (c *call) printBoot(r *job.BootReport) {
 	if r.Picture != "" {
 		c.term.summaryf("  the last screen is in %s\n", clean(r.Picture))
 	}
+	c.printAdapted(r.Adapted)
 	if c.opts.verbose {
 		c.term.summaryf("%s\n", strings.TrimSpace(clean(r.Serial)+"\n"+clean(r.Screen)))
 	}

@@ -86,6 +86,9 @@ type options struct {
 	inPlace    bool
 	compareAll bool
 	grow       bool
+	adapt      bool // also of boot
+	newIDs     bool
+	reset      []string
 	noReadBack bool
 
 	readData bool
@@ -402,12 +405,29 @@ func restoreFlags() []flag {
 			"grow", "", "the last partition and its filesystem take the room of a larger disk", "",
 			func(o *options) pflag.Value { return toggle(&o.grow) },
 		},
+		adaptFlag("make the system start on other hardware"),
+		{
+			"firmware", "", "with --adapt: what the other machine starts by (default as the image)", "",
+			func(o *options) pflag.Value { return choice(&o.firmware, "bios", "uefi") },
+		},
+		{
+			"new-ids", "", "new identities of disk, partitions, filesystems", "",
+			func(o *options) pflag.Value { return toggle(&o.newIDs) },
+		},
+		{
+			"reset", "", "machine-id or network: forget the old; again for both", "",
+			func(o *options) pflag.Value { return texts("WHAT", &o.reset) },
+		},
 		{
 			"no-read-back", "", "do not read TARGET again at the end to prove it", "",
 			func(o *options) pflag.Value { return toggle(&o.noReadBack) },
 		},
 		dryRunFlag("show the plan, write nothing"),
 	}
+}
+
+func adaptFlag(usage string) flag {
+	return flag{"adapt", "", usage, "", func(o *options) pflag.Value { return toggle(&o.adapt) }}
 }
 
 func offerFlags() []flag {
@@ -474,6 +494,7 @@ func bootFlags() []flag {
 			"emulate", "", "do without KVM", "",
 			func(o *options) pflag.Value { return toggle(&o.emulate) },
 		},
+		adaptFlag("start it as restore --adapt would leave it"),
 	}
 }
 

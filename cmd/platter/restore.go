@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 
 	"platter/block"
+	"platter/internal/export/adapt"
 	"platter/internal/job"
 )
 
@@ -27,9 +29,12 @@ func runRestore(ctx context.Context, c *call, args []string) error {
 	if err != nil {
 		return err
 	}
+	if len(targets) > 1 && (c.opts.newIDs || c.opts.adapt) {
+		return usagef("restore: --adapt and --new-ids are for one disk: restore the disk that the system starts from by itself, by its image's ID")
+	}
 	// All of them are planned before the first is written to.
 	for _, t := range targets {
-		if _, err := job.Restore(ctx, env, job.RestoreOptions{Image: t.Image.ID.String(), Target: t.Target, InPlace: c.opts.inPlace, Grow: c.opts.grow, DryRun: true}); err != nil {
+		if _, err := job.Restore(ctx, env, job.RestoreOptions{Image: t.Image.ID.String(), Target: t.Target, InPlace: c.opts.inPlace, Grow: c.opts.grow, DryRun: true, Adapt: c.adaptOptions()}); err != nil {
 			return adviseRestore(err)
 		}
 	}
@@ -59,6 +64,7 @@ func (c *call) restore(ctx context.Context, env *job.Env, image, target string) 
 	}
 	report, err := job.Restore(ctx, env, job.RestoreOptions{
 		Image: image, Target: target, InPlace: c.opts.inPlace, Grow: c.opts.grow, Ways: known, State: c.opts.stateDir(), NoReadBack: c.opts.noReadBack, DryRun: c.opts.dryRun,
+		Adapt:      c.adaptOptions(),
 		Confirm:    func(p *job.RestorePlan) (bool, error) { return c.confirm(ctx, p) },
 		LimitWrite: c.opts.limitWrite,
 	})
@@ -76,6 +82,13 @@ func (c *call) restore(ctx context.Context, env *job.Env, image, target string) 
 	}
 	c.printRestore(report)
 	return nil
+}
+
+func (c *call) adaptOptions() job.AdaptOptions {
+	return job.AdaptOptions{
+		Hardware: c.opts.adapt, Firmware: c.opts.firmware, NewIDs: c.opts.newIDs, Reset: c.opts.reset,
+		Machine: os.Getenv("PLATTER_RESCUE") != "",
+	}
 }
 
 func adviseRestore(err error) error {
@@ -135,10 +148,10 @@ func planLines(p *job.RestorePlan) []string {
 		lines = append(lines, "destroys: "+p.Destroys)
 	}
 	for i, s := range p.Steps {
-		lines = append(lines, fmt.Sprintf("%d. %s", i+1, s))
+		lines = append(lines, fmt.Sprintf("%d. %s", i+1, clean(s)))
 	}
 	for _, n := range p.Notices {
-		lines = append(lines, "notice: "+n)
+		lines = append(lines, "notice: "+clean(n))
 	}
 	return lines
 }
@@ -185,6 +198,9 @@ func (c *call) printRestore(r *job.RestoreReport) {
 	if g := r.Grown; g != nil && g.Filesystem != "" {
 		c.term.summaryf("  partition %d has %s now, and %s\n", g.Partition.Number, bytesText(g.Partition.Length), g.Filesystem)
 	}
+	for _, line := range r.Adapted {
+		c.term.summaryf("  %s\n", clean(line))
+	}
 	if r.Trusted > 0 && r.ReadBack {
 		c.term.summaryf("  what was looked at was read back: every block of it is the image's\n")
 	} else if r.ReadBack {
@@ -195,6 +211,19 @@ func (c *call) printRestore(r *job.RestoreReport) {
 	// Those of the plan were shown with it.
 	for _, n := range r.Notices[min(len(r.Plan.Notices), len(r.Notices)):] {
 		c.term.notef("  notice: %s", n)
+	}
+}
+
+// printAdapted says what was changed of an image, and what was not.
+func (c *call) printAdapted(r *adapt.Report) {
+	if r == nil {
+		return
+	}
+	for _, line := range r.Changes {
+		c.term.summaryf("  changed: %s\n", clean(line))
+	}
+	for _, line := range r.Left {
+		c.term.notef("  notice: %s", clean(line))
 	}
 }
 

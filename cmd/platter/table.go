@@ -158,6 +158,12 @@ smaller one that its partitions fit, and onto one with sectors of another size:
 the partition table is fitted to it. With --grow the last partition and its
 filesystem (ext4, XFS, btrfs, swap) take the room of a larger one.
 
+With --adapt the system starts on other hardware: drivers that its initramfs lacks,
+UUIDs in place of names such as /dev/sda2, a boot loader where any firmware finds it,
+and with --firmware another one than the old machine's. With --new-ids the copy can
+be in one machine with its original. --reset machine-id, and --reset network, forget
+what is the old machine's. The plan lists what is changed: see docs/hardware.md.
+
 With --in-place a tracker that has watched TARGET since the newest image of it
 tells where to look, so that going back costs what changed.
 

@@ -13,6 +13,7 @@ import (
 
 	"platter/image"
 	"platter/image/repo"
+	"platter/internal/export/adapt"
 	"platter/internal/export/boot"
 	"platter/internal/export/nbd"
 )
@@ -30,6 +31,7 @@ type BootOptions struct {
 	Limit    time.Duration
 	Picture  string // a PNG file to make of the last screen; none if empty
 	Emulate  bool   // do without KVM
+	Adapt    bool   // start it as restore with --adapt would leave it
 }
 
 // A BootReport tells whether an image came up.
@@ -38,7 +40,8 @@ type BootReport struct {
 	Firmware string          `json:"firmware"`
 	Bus      string          `json:"bus"`
 	boot.Result
-	Picture string `json:"picture,omitempty"` // the file that was made of the screen
+	Picture string        `json:"picture,omitempty"` // the file that was made of the screen
+	Adapted *adapt.Report `json:"adapted,omitempty"`
 }
 
 // Boot starts an image in an emulated machine, without a network, and waits
@@ -51,6 +54,13 @@ func Boot(ctx context.Context, env *Env, opts BootOptions) (*BootReport, error) 
 		return nil, fmt.Errorf("boot: %w", err)
 	}
 	defer o.close()
+	var adapted *adapt.Report
+	if opts.Adapt {
+		how := AdaptOptions{Hardware: true, Firmware: opts.Firmware}
+		if adapted, err = how.apply(ctx, env, o.image, o.over); err != nil {
+			return nil, fmt.Errorf("boot image %s: %w", o.image.ID, err)
+		}
+	}
 	began, err := env.Repo.Store.Now(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("boot: %w", err)
@@ -83,8 +93,10 @@ func Boot(ctx context.Context, env *Env, opts BootOptions) (*BootReport, error) 
 	if err != nil {
 		return nil, fmt.Errorf("boot image %s: %w", o.image.ID, err)
 	}
-	report := &BootReport{Image: o.image, Firmware: string(machine.Firmware), Bus: machine.Bus, Result: *result}
-	env.noteBoot(ctx, report, began)
+	report := &BootReport{Image: o.image, Firmware: string(machine.Firmware), Bus: machine.Bus, Result: *result, Adapted: adapted}
+	if !opts.Adapt { // that says nothing of the image itself
+		env.noteBoot(ctx, report, began)
+	}
 	if opts.Picture != "" && result.Picture != nil {
 		if err := os.WriteFile(opts.Picture, result.Picture, 0o644); err != nil {
 			return report, fmt.Errorf("boot image %s: picture of the screen: %w", o.image.ID, err)

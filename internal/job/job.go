@@ -16,6 +16,7 @@ import (
 	"platter/cbt"
 	"platter/image"
 	"platter/image/repo"
+	"platter/internal/export/adapt"
 	"platter/retention"
 )
 
@@ -123,6 +124,7 @@ type RestoreOptions struct {
 	Grow       bool // the last partition and its filesystem take the room that a larger target has
 	NoReadBack bool
 	DryRun     bool // plan only
+	Adapt      AdaptOptions
 	// Ways are the trackers that may tell an in-place restore where to look;
 	// without any it compares every block. State is a directory for the journal
 	// of what is under way.
@@ -144,20 +146,24 @@ type RestorePlan struct {
 	// Partition is what of the image is written, nil for all of it.
 	Partition *block.Partition `json:"partition,omitempty"`
 	Fit       *block.Fit       `json:"fit"` // what of it will be another than in the image
+	Adapted   *adapt.Report    `json:"adapted,omitempty"`
 	Steps     []string         `json:"steps"`
 	Notices   []string         `json:"notices,omitempty"` // fuzzy image, unreadable ranges, sector sizes, …
 }
 
 // A RestoreReport tells what was written and proven.
 type RestoreReport struct {
-	Plan     *RestorePlan  `json:"plan"`
-	Written  int64         `json:"written"` // bytes of data written
-	Zeroed   int64         `json:"zeroed"`  // bytes made zero without writing data
-	Kept     int64         `json:"kept"`    // bytes found equal already (--in-place)
-	Trusted  int64         `json:"trusted"` // bytes not looked at: a tracker vouches for them (--in-place)
-	ReadBack bool          `json:"read_back"`
-	Rollback *Rollback     `json:"rollback,omitempty"`
-	Grown    *Grown        `json:"grown,omitempty"` // --grow: nil where there was no room
+	Plan     *RestorePlan `json:"plan"`
+	Written  int64        `json:"written"` // bytes of data written
+	Zeroed   int64        `json:"zeroed"`  // bytes made zero without writing data
+	Kept     int64        `json:"kept"`    // bytes found equal already (--in-place)
+	Trusted  int64        `json:"trusted"` // bytes not looked at: a tracker vouches for them (--in-place)
+	ReadBack bool         `json:"read_back"`
+	Rollback *Rollback    `json:"rollback,omitempty"`
+	Grown    *Grown       `json:"grown,omitempty"` // --grow: nil where there was no room
+	// Adapted is what was changed beside what the plan says: the firmware's
+	// list of what to start.
+	Adapted  []string      `json:"adapted,omitempty"`
 	Notices  []string      `json:"notices,omitempty"`
 	Segments int           `json:"segments"` // segments touched
 	Elapsed  time.Duration `json:"elapsed_ns"`

@@ -42,6 +42,14 @@ func Restore(ctx context.Context, env *Env, opts RestoreOptions) (*RestoreReport
 	if err != nil {
 		return nil, err
 	}
+	if opts.Adapt.any() {
+		if err := w.adapt(ctx, env, &opts); err != nil {
+			return nil, err
+		}
+		if target, err = w.target(env, &opts); err != nil { // for what it holds now
+			return nil, err
+		}
+	}
 	rb, why := w.planRollback(ctx, env, &opts, target)
 	report := &RestoreReport{Plan: restorePlan(w, target, &opts, rollbackText(rb, why))}
 	report.Notices = report.Plan.Notices
@@ -53,6 +61,9 @@ func Restore(ctx context.Context, env *Env, opts RestoreOptions) (*RestoreReport
 	}
 	if err = restore(ctx, env, w, target, &opts, rb, report); err == nil {
 		err = growFilesystem(ctx, &opts, report)
+	}
+	if err == nil {
+		w.bootEntry(ctx, &opts, report)
 	}
 	report.Elapsed = time.Since(start)
 	return report, err
@@ -84,7 +95,10 @@ func restorePlan(w *wanted, t *block.TargetPlan, opts *RestoreOptions, inPlace s
 	}
 	p.Steps = restoreSteps(w, t, opts, inPlace)
 	p.Notices = slices.Concat(imageNotices(m), t.Notices, w.fit.Notices)
-	if fw := m.Device.Firmware; fw != "" && w.part == nil {
+	if p.Adapted = w.adapted; p.Adapted != nil {
+		p.Notices = append(p.Notices, p.Adapted.Left...)
+	}
+	if fw := m.Device.Firmware; fw != "" && w.part == nil && opts.Adapt.Firmware == "" {
 		p.Notices = append(p.Notices, "the image starts by "+firmwareText(fw)+": the machine must start that way too")
 	}
 	return p
@@ -107,6 +121,10 @@ func restoreSteps(w *wanted, t *block.TargetPlan, opts *RestoreOptions, inPlace 
 		add("write all blocks; zeros become holes")
 	default:
 		add("write all blocks, and zero what is zero in the image")
+	}
+	if w.adapted != nil {
+		add("write what was changed of the image, which is:")
+		steps = append(steps, w.adapted.Changes...)
 	}
 	add("write the first and last MiB, with partition table and boot sectors")
 	if !t.File && t.Info.Size > w.region.Length {
@@ -220,6 +238,11 @@ func (r *restorer) run(ctx context.Context, report *RestoreReport) error {
 		}
 		report.ReadBack = true
 	}
+	if r.wanted.over != nil {
+		if err := r.writeAdapted(ctx); err != nil {
+			return err
+		}
+	}
 	return r.finish(ctx, report)
 }
 
@@ -274,8 +297,10 @@ func (r *restorer) write(ctx context.Context) error {
 	if err := r.pass(ctx, last, r.end, r.writeWindow); err != nil {
 		return err
 	}
-	if err := r.pass(ctx, r.first, first, r.writeWindow); err != nil {
-		return err
+	if r.wanted.over == nil { // otherwise what was changed comes before
+		if err := r.pass(ctx, r.first, first, r.writeWindow); err != nil {
+			return err
+		}
 	}
 	if !r.isFile && r.opts.InPlace {
 		if err := block.WipeBeyond(r.device, r.wanted.region.Length); err != nil {

@@ -52,7 +52,11 @@ func (r *restorer) readBack(ctx context.Context) error {
 	stop := r.env.report("restore", r.opts.Target, "read back", r.wanted.region.Length, counts, func() int64 { return 0 })
 	defer stop()
 	done := func(n int64) { counts.done.Add(n) }
-	err := r.pass(ctx, r.first, r.end, func(ctx context.Context, w window) error {
+	first := r.first
+	if r.wanted.over != nil { // it is not there yet
+		first, _ = r.ends()
+	}
+	err := r.pass(ctx, first, r.end, func(ctx context.Context, w window) error {
 		return r.compare(ctx, w, comparison{isWritten, done, done, func(n int64, _ *reader.Ref) error {
 			return fmt.Errorf("read back %s at %d: block %d %w", r.opts.Target, n*int64(r.image.BlockSize), n, errNotKept)
 		}})

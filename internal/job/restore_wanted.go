@@ -11,6 +11,9 @@ import (
 	"platter/block"
 	"platter/image"
 	"platter/image/reader"
+	"platter/internal/export/adapt"
+	"platter/internal/export/files"
+	"platter/internal/export/overlay"
 )
 
 // What is wanted of an image: all of it, as much as fits a smaller target, or
@@ -27,6 +30,9 @@ type wanted struct {
 
 	table   *block.Table
 	content string
+
+	over    *overlay.Disk // the image as it is to be, nil where that is as it is
+	adapted *adapt.Report
 }
 
 var partitionPattern = regexp.MustCompile(`^(.+):p([0-9]{1,3})$`)
@@ -53,7 +59,12 @@ func openWanted(ctx context.Context, env *Env, spec string) (*wanted, error) {
 	return w, nil
 }
 
-func (w *wanted) close() { w.disk.Close() }
+func (w *wanted) close() {
+	if w.over != nil {
+		w.over.Close()
+	}
+	w.disk.Close()
+}
 
 // look finds out what the image, or its partition, holds.
 func (w *wanted) look(number int) error {
@@ -166,7 +177,7 @@ func (w *wanted) canvas(t *block.Target) (canvas, error) {
 // imageBytes is an image, or a part of it, to be looked at.
 type imageBytes struct {
 	ctx        context.Context
-	disk       *reader.Disk
+	disk       files.Device
 	base, size int64
 	failed     error // the first that was not the end
 }

@@ -333,6 +333,23 @@ func (d *Disk) Stretches(ctx context.Context, off, length int64, most int) (list
 	return list, nil
 }
 
+// Written returns the first stretch at or after off that was written to, whole
+// granules cut off at the end of the disk. It returns io.EOF when there is none.
+func (d *Disk) Written(off int64) (block.Extent, error) {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	for last := (d.Size() - 1) / granule; off < d.Size(); {
+		to, over := d.written.run(off/granule, last)
+		end := min(to*granule, d.Size())
+		if over {
+			off = off / granule * granule
+			return block.Extent{Offset: off, Length: end - off}, nil
+		}
+		off = end
+	}
+	return block.Extent{}, io.EOF
+}
+
 // Close closes the file. A kept overlay is flushed before.
 func (d *Disk) Close() error {
 	return errors.Join(d.Flush(context.Background()), d.file.Close())

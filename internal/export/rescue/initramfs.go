@@ -24,7 +24,7 @@ var scripts embed.FS
 var packages = []string{
 	"shim-signed", "shim-helpers-amd64-signed", "grub-efi-amd64-signed", "grub-pc-bin",
 	"btrfs-progs", "busybox-static", "cryptsetup-bin", "dash", "dmsetup", "dosfstools", "e2fsprogs", "efibootmgr", "fdisk",
-	"gdisk", "lvm2", "mdadm", "mount", "thin-provisioning-tools", "util-linux", "xfsprogs",
+	"gdisk", "lvm2", "mdadm", "mount", "mtools", "thin-provisioning-tools", "util-linux", "xfsprogs",
 	"libaio1", "libargon2-1", "libblkid1", "libbsd0", "libc6", "libcap2", "libcom-err2", "libcryptsetup12", "libdevmapper-event1.02.1",
 	"libdevmapper1.02.1", "libedit2", "libefiboot1", "libefivar1", "libexpat1", "libext2fs2", "libfdisk1", "libgcc-s1", "libgcrypt20",
 	"libgpg-error0", "libinih1", "libjson-c5",
@@ -38,7 +38,7 @@ var programs = []string{
 	"busybox", "dash:sh", "dmsetup", "mount", "umount",
 	"lvm:pvs vgs lvs pvcreate vgcreate lvcreate lvremove lvchange lvconvert lvextend vgchange vgcfgrestore vgimportclone vgscan pvscan pvresize",
 	"pdata_tools:thin_check thin_repair",
-	"btrfs", "cryptsetup", "mke2fs:mkfs.ext4", "e2fsck", "resize2fs", "tune2fs", "mkfs.xfs", "xfs_repair", "mkfs.fat:mkfs.vfat", "fsck.fat:fsck.vfat",
+	"btrfs", "btrfstune", "cryptsetup", "mke2fs:mkfs.ext4", "e2fsck", "resize2fs", "tune2fs", "swaplabel", "mtools:mcopy mdel mlabel mmd", "mkfs.xfs", "xfs_db", "xfs_repair", "mkfs.fat:mkfs.vfat", "fsck.fat:fsck.vfat",
 	"mdadm", "sgdisk", "sfdisk", "fdisk", "efibootmgr", "mkswap", "blkid", "blkdiscard", "blockdev", "findmnt", "losetup", "lsblk", "wipefs",
 }
 

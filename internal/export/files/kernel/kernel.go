@@ -42,14 +42,25 @@ func options(content string) (fstype string, list []string) {
 
 // An FS is a filesystem that is mounted.
 type FS struct {
-	shown *mount.Mount
-	loop  *os.File
-	root  int // open folder
+	shown    *mount.Mount
+	loop     *os.File
+	root     int // open folder
+	writable bool
 }
 
-// Open mounts what an extent of a device holds, content as blkid names it. dir
-// is a folder for something of this process's life.
-func Open(device export.Writer, extent block.Extent, content, dir string, log func(error)) (_ *FS, err error) {
+// Open mounts what an extent of a device holds, content as blkid names it, for
+// reading. dir is a folder for something of this process's life.
+func Open(device export.Writer, extent block.Extent, content, dir string, log func(error)) (*FS, error) {
+	return openFS(device, extent, content, dir, log, false)
+}
+
+// OpenWritable is Open for one that changes files. All that was written is on
+// the device when Close returns without an error.
+func OpenWritable(device export.Writer, extent block.Extent, content, dir string, log func(error)) (*FS, error) {
+	return openFS(device, extent, content, dir, log, true)
+}
+
+func openFS(device export.Writer, extent block.Extent, content, dir string, log func(error), writable bool) (_ *FS, err error) {
 	if os.Geteuid() != 0 {
 		return nil, errors.New("only root can have the kernel read a filesystem")
 	}
@@ -63,7 +74,7 @@ func Open(device export.Writer, extent block.Extent, content, dir string, log fu
 	if err != nil {
 		return nil, err
 	}
-	f := &FS{shown: shown, root: -1}
+	f := &FS{shown: shown, root: -1, writable: writable}
 	backing, err := os.OpenFile(at+"/"+name, os.O_RDWR, 0)
 	err = errors.Join(err, shown.Detach())
 	if err == nil {
@@ -71,7 +82,7 @@ func Open(device export.Writer, extent block.Extent, content, dir string, log fu
 		backing.Close()
 	}
 	if err == nil {
-		f.root, err = attached(f.loop.Name(), content)
+		f.root, err = attached(f.loop.Name(), content, writable)
 	}
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
@@ -108,8 +119,8 @@ func attach(backing *os.File) (*os.File, error) {
 	}
 }
 
-// attached mounts a device for reading only, and returns its root, open.
-func attached(path, content string) (int, error) {
+// attached mounts a device, and returns its root, open.
+func attached(path, content string, writable bool) (int, error) {
 	fstype, extra := options(content)
 	fs, err := unix.Fsopen(fstype, unix.FSOPEN_CLOEXEC)
 	if err != nil {
@@ -117,7 +128,14 @@ func attached(path, content string) (int, error) {
 	}
 	defer unix.Close(fs)
 	err = unix.FsconfigSetString(fs, "source", path)
-	err = errors.Join(err, unix.FsconfigSetFlag(fs, "ro"))
+	attributes := unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NOEXEC | unix.MOUNT_ATTR_NOATIME
+	if !writable {
+		attributes |= unix.MOUNT_ATTR_RDONLY
+		err = errors.Join(err, unix.FsconfigSetFlag(fs, "ro"))
+	}
+	if writable && fstype == "btrfs" { // all subvolumes, not the one that is meant to be seen
+		err = errors.Join(err, unix.FsconfigSetString(fs, "subvolid", "5"))
+	}
 	for _, o := range extra {
 		err = errors.Join(err, unix.FsconfigSetFlag(fs, o))
 	}
@@ -127,7 +145,7 @@ func attached(path, content string) (int, error) {
 	if err != nil {
 		return -1, fmt.Errorf("the kernel does not mount it as %s: %w%s", fstype, err, said(fs))
 	}
-	mnt, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NOEXEC|unix.MOUNT_ATTR_NOATIME)
+	mnt, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, attributes)
 	if err != nil {
 		return -1, fmt.Errorf("mount: %w", err)
 	}
@@ -153,16 +171,24 @@ func said(fs int) string {
 }
 
 // Close unmounts.
-func (f *FS) Close() error {
+func (f *FS) Close() (err error) {
 	if f.root >= 0 {
+		if f.writable {
+			if err = unix.Syncfs(f.root); err != nil {
+				err = fmt.Errorf("write back a filesystem: %w", err)
+			}
+		}
 		unix.Close(f.root)
 	}
 	if f.loop != nil {
 		f.loop.Close()
 	}
 	f.shown.Wait()
-	return nil
+	return err
 }
+
+// Folder is the root folder, open until Close.
+func (f *FS) Folder() int { return f.root }
 
 // Root returns the root folder.
 func (f *FS) Root() (tree.Node, error) { return open(f.root, ".") }
