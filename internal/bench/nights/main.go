@@ -1,6 +1,7 @@
 // Command nights measures what a tracker saves: nights of a mounted disk by the
 // tracer against the same nights compared in full, on a disk and on one ten times
-// larger, and what the tracer costs those who write meanwhile.
+// larger; going back by it against restoring all, and against what else writes a
+// disk; and what the tracer costs those who write meanwhile.
 //
 // It needs root, and eleven times SIZE and some more of space. Slow figures are
 // figures: only what does not work makes it fail.
@@ -22,6 +23,7 @@ type options struct {
 	platter, dir string
 	size         int64
 	nights       int
+	rounds       int
 	pairs        int
 	turn         time.Duration
 }
@@ -32,6 +34,7 @@ func main() {
 	flag.StringVar(&o.dir, "dir", "", "folder for the disks, which are removed afterwards")
 	gib := flag.Int64("size", 4, "GiB of the smaller disk")
 	flag.IntVar(&o.nights, "nights", 5, "nights of each disk")
+	flag.IntVar(&o.rounds, "rounds", 5, "restores of each kind")
 	flag.IntVar(&o.pairs, "pairs", 200, "turns of writing with the tracer and without")
 	flag.DurationVar(&o.turn, "turn", 400*time.Millisecond, "length of a turn")
 	flag.Parse()
@@ -68,6 +71,11 @@ func run(ctx context.Context, o options) error {
 			return err
 		}
 		report(small, large)
+	}
+	if o.rounds > 0 {
+		if err := restores(ctx, p, o.size, o.size/50, o.rounds); err != nil {
+			return err
+		}
 	}
 	if o.pairs > 0 {
 		return overhead(ctx, p, o.pairs, o.turn)

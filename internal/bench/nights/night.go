@@ -116,7 +116,14 @@ func nights(ctx context.Context, p *platter, name string, size, changed int64, n
 
 // withDisk calls f with a loop device that reads and writes past the page cache,
 // on which ext4 is mounted that holds one large file.
-func withDisk(dir string, size int64, f func(dev, file string) error) (err error) {
+func withDisk(dir string, size int64, f func(dev, file string) error) error {
+	return withBareDisk(dir, size, func(dev, root string) error {
+		return mounted(dev, root, func() error { return f(dev, filepath.Join(root, "file")) })
+	})
+}
+
+// withBareDisk is withDisk with nothing mounted; root is where it can be.
+func withBareDisk(dir string, size int64, f func(dev, root string) error) (err error) {
 	path := filepath.Join(dir, "disk")
 	if err := os.WriteFile(path, nil, 0o600); err != nil {
 		return err
@@ -132,16 +139,21 @@ func withDisk(dir string, size int64, f func(dev, file string) error) (err error
 	dev := strings.TrimSpace(string(out))
 	defer func() { err = errors.Join(err, command("losetup", "--detach", dev)) }()
 	root := filepath.Join(dir, "root")
-	if err := errors.Join(os.Mkdir(root, 0o700), command("mount", dev, root)); err != nil {
+	if err := os.Mkdir(root, 0o700); err != nil {
 		return err
 	}
 	defer os.Remove(root)
-	defer func() { err = errors.Join(err, command("umount", root)) }()
-	file := filepath.Join(root, "file")
-	if err := fill(file, size/10*9); err != nil {
+	if err := mounted(dev, root, func() error { return fill(filepath.Join(root, "file"), size/10*9) }); err != nil {
 		return err
 	}
-	return f(dev, file)
+	return f(dev, root)
+}
+
+func mounted(dev, root string, f func() error) error {
+	if err := command("mount", dev, root); err != nil {
+		return err
+	}
+	return errors.Join(f(), command("umount", root))
 }
 
 func command(name string, args ...string) error {
