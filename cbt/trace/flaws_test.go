@@ -49,7 +49,10 @@ func flaws() []flaw {
 			}
 			return restore(ins, "set", asm.Mov.Imm(asm.R0, 0))
 		}},
-		{name: "loses a bit of each word", story: "edges of extents", edit: before("not the last", asm.And.Imm(asm.R9, ^int32(1<<3)))},
+		{name: "loses a bit of each word", story: "edges of extents", edit: func(ins asm.Instructions) asm.Instructions {
+			return before("one word", asm.And.Imm(asm.R9, ^int32(1<<3)))(before("not the last", asm.And.Imm(asm.R9, ^int32(1<<3)))(ins))
+		}},
+		{name: "loses a bit of what is in one word", story: "edges of extents", edit: before("one word", asm.And.Imm(asm.R9, ^int32(1<<3)))},
 		{name: "ends a unit early", story: "edges of extents", edit: before("fine", asm.Sub.Imm(asm.R9, 1))},
 		{name: "begins a unit late", story: "edges of extents", edit: before("fine", asm.Add.Imm(asm.R8, 1))},
 		// Where nothing else is written, that nothing is seen gives these away.
