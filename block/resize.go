@@ -52,6 +52,9 @@ func (t *Target) RereadTable() error {
 		return nil
 	}
 	err := t.any().do(func(fd int) error { return unix.IoctlSetInt(fd, unix.BLKRRPART, 0) })
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOTTY) {
+		return nil // the kernel shows no partitions of it: a volume, a loop device as most are
+	}
 	if err != nil {
 		return fmt.Errorf("%w of %s: %w: run 'partprobe %s', or restart", ErrReread, t.path, err, t.path)
 	}
