@@ -169,7 +169,7 @@ func TestAdaptedSystemStarts(t *testing.T) {
 	starts := func(m qemu.Machine, want ...string) {
 		t.Helper()
 		m.CPUs, m.Memory = 2, 1024
-		b, err := m.Login(t.Context(), 8*time.Minute)
+		b, err := m.Login(t.Context(), 15*time.Minute)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -182,7 +182,7 @@ func TestAdaptedSystemStarts(t *testing.T) {
 	}
 	plain := restore()
 	starts(qemu.Machine{Disk: plain, Firmware: qemu.BIOS}, "started from "+root+" on /dev/vda3, swap /dev/vda4")
-	if serial, err := (qemu.Machine{Disk: plain, Firmware: qemu.BIOS, Bus: "nvme", CPUs: 2, Memory: 1024}).Until(t.Context(), "/dev/vda3 does not exist", 5*time.Minute); err != nil {
+	if serial, err := (qemu.Machine{Disk: plain, Firmware: qemu.BIOS, Bus: "nvme", CPUs: 2, Memory: 1024}).Until(t.Context(), "/dev/vda3 does not exist", 10*time.Minute); err != nil {
 		t.Errorf("without --adapt on NVMe: %v\n%s", err, serial)
 	}
 	starts(qemu.Machine{Disk: restore("--adapt"), Firmware: qemu.BIOS, Bus: "nvme"}, "started from "+root+" on /dev/nvme0n1p3, swap /dev/nvme0n1p4")
@@ -197,5 +197,5 @@ func TestAdaptedSystemStarts(t *testing.T) {
 	starts(qemu.Machine{Disk: plain, Medium: renamed, Firmware: qemu.BIOS}, "started from "+now+" on /dev/sda3, swap /dev/sda4")
 
 	// What the target would be can be started before there is one.
-	r.run("boot", "old/disk", "--adapt", "--bus", "nvme", "--firmware", "uefi", "--emulate", "--timeout", "8m")
+	r.run("boot", "old/disk", "--adapt", "--bus", "nvme", "--firmware", "uefi", "--emulate", "--timeout", "15m")
 }

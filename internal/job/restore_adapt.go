@@ -62,7 +62,7 @@ func (o *AdaptOptions) apply(ctx context.Context, env *Env, m *image.Manifest, o
 		Table: m.Device.Table, Sector: sectorOf(&m.Device), Serial: m.Device.Serial,
 		Hardware: o.Hardware, Firmware: o.Firmware, NewIDs: o.NewIDs,
 		ResetMachineID: slices.Contains(o.Reset, ResetMachineID), ResetNetwork: slices.Contains(o.Reset, ResetNetwork),
-		Dir: temporaryDir,
+		Dir: temporaryDir, Tree: "/",
 		Log: func(err error) {
 			env.warn("%v", err)
 			failed = firstDamage(failed, err)

@@ -14,7 +14,7 @@ import (
 // alone.
 const narrowHook = `mkdir -p "$1/etc/initramfs-tools/conf.d" && echo MODULES=list >"$1/etc/initramfs-tools/conf.d/driver-policy" && printf 'virtio_pci\nvirtio_blk\next4\n' >"$1/etc/initramfs-tools/modules"`
 
-const narrowPackages = "systemd,systemd-sysv,udev,dbus,kmod,initramfs-tools,zstd,e2fsprogs,linux-image-cloud-amd64"
+const narrowPackages = "systemd,systemd-sysv,udev,dbus,kmod,initramfs-tools,zstd,e2fsprogs,linux-image-amd64"
 
 // Narrow returns an archive with the files of a Debian that has a kernel and an
 // initramfs with no more drivers than a virtual machine needs. It is kept in

@@ -36,8 +36,11 @@ type Options struct {
 	ResetMachineID bool // the system makes itself a new one
 	ResetNetwork   bool // what binds names and settings to the old network cards goes
 
-	Dir string      // a folder for what is needed meanwhile
-	Log func(error) // of what cannot be read
+	Dir string // a folder for what is needed meanwhile
+	// Tree is where files of Debian's packages with boot loaders are, as they lie
+	// in a system: "/" is this machine's own.
+	Tree string
+	Log  func(error) // of what cannot be read
 }
 
 // A Report says what was changed, for people.

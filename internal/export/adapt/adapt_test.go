@@ -499,6 +499,43 @@ func TestNewIDsAreFollowed(t *testing.T) {
 	}
 }
 
+// A disk that a BIOS started gets a boot loader for UEFI, and the other way
+// round; what it has of the other firmware's already is left alone.
+func TestFirmwareChanges(t *testing.T) {
+	files := debian(t, packers()["gzip"])
+	files["usr/lib/shim/shimx64.efi.signed"], files["usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed"] = "signed shim", "signed GRUB"
+	b := build(t, "ext4", files, nil)
+	opts := b.options()
+	opts.Firmware = "uefi"
+	b.must(opts)
+	esp := b.part(1)
+	for name, body := range map[string]string{
+		"::/EFI/BOOT/BOOTX64.EFI": "signed shim", "::/EFI/BOOT/grubx64.efi": "signed GRUB",
+		"::/EFI/debian/grub.cfg": "search.fs_uuid " + b.id(2) + " root\nset prefix=($root)'/boot/grub'\n",
+	} {
+		want(t, name, tool(t, "mtype", "-i", esp, name), body)
+	}
+	if r := b.must(opts); len(r.Changes) > 0 {
+		t.Errorf("once more: %q", r.Changes)
+	}
+
+	tree := t.TempDir()
+	writeTree(t, tree, map[string]string{"usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed": "GRUB of this machine"})
+	delete(files, "usr/lib/shim/shimx64.efi.signed")
+	delete(files, "usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed")
+	b = build(t, "btrfs", files, nil)
+	opts = b.options()
+	opts.Firmware, opts.Tree = "uefi", t.TempDir()
+	if _, err := b.apply(opts); !errors.Is(err, block.ErrRefused) || !strings.Contains(err.Error(), "grub-efi-amd64-signed") {
+		t.Errorf("no boot loader anywhere: %v", err)
+	}
+	opts.Tree = tree
+	b.must(opts)
+	esp = b.part(1)
+	want(t, "the fallback", tool(t, "mtype", "-i", esp, "::/EFI/BOOT/BOOTX64.EFI"), "GRUB of this machine")
+	want(t, "its config", tool(t, "mtype", "-i", esp, "::/EFI/debian/grub.cfg"), "($root)'/@rootfs/boot/grub'")
+}
+
 // What is on the disk leads nowhere else.
 func TestHostileLinksLeadNowhere(t *testing.T) {
 	host := filepath.Join(t.TempDir(), "host")
@@ -578,4 +615,11 @@ func TestNamesAreWords(t *testing.T) {
 			t.Errorf("%s: disk %q, want %q", name, got, disk)
 		}
 	}
+}
+
+// memory is a disk that is read.
+type memory []byte
+
+func (m memory) ReadAt(_ context.Context, p []byte, off int64) (int, error) {
+	return bytes.NewReader(m).ReadAt(p, off)
 }

@@ -170,8 +170,8 @@ func (a *adapter) toUEFI(esps []*volume) error {
 // A source is where a file of boot loaders may be.
 type source func(name string) ([]byte, error)
 
-// sources are the systems of the image, the rescue medium's tree and this
-// machine, in this order: what was on the machine fits it best.
+// sources are the systems of the image and this machine, in this order: what was
+// on the old machine fits it best.
 func (a *adapter) sources() (list []source) {
 	for _, s := range a.systems {
 		list = append(list, func(name string) ([]byte, error) {
@@ -179,7 +179,7 @@ func (a *adapter) sources() (list []source) {
 			return read(m.fs, rest, maxLoader)
 		})
 	}
-	return append(list, os.ReadFile)
+	return append(list, func(name string) ([]byte, error) { return os.ReadFile(filepath.Join(a.opts.Tree, name)) })
 }
 
 // signedGRUB returns shim and GRUB by the names that they have beside each
@@ -188,6 +188,7 @@ func (a *adapter) signedGRUB() (map[string][]byte, error) {
 	packaged := map[string]string{
 		"BOOTX64.EFI": "/usr/lib/shim/shimx64.efi.signed", "grubx64.efi": "/usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed", "mmx64.efi": "/usr/lib/shim/mmx64.efi.signed",
 	}
+	// The rescue medium has them, too, where it is mounted.
 	medium := map[string]string{"BOOTX64.EFI": mediumFiles + fallback, "grubx64.efi": mediumFiles + "/EFI/BOOT/GRUBX64.EFI", "mmx64.efi": mediumFiles + "/EFI/BOOT/MMX64.EFI"}
 	for _, from := range a.sources() {
 		for _, names := range []map[string]string{packaged, medium} {
@@ -212,7 +213,7 @@ func (a *adapter) signedGRUB() (map[string][]byte, error) {
 // coreModules are built into GRUB for a BIOS: what it finds its config with, and
 // what configs use.
 var coreModules = []string{
-	"biosdisk", "part_gpt", "part_msdos", "ext2", "xfs", "btrfs", "fat", "search_fs_uuid", "search_label", "configfile", "normal",
+	"biosdisk", "part_gpt", "part_msdos", "lvm", "ext2", "xfs", "btrfs", "fat", "search_fs_uuid", "search_label", "configfile", "normal",
 	"linux", "boot", "gzio", "echo", "test", "minicmd", "loadenv", "sleep", "serial", "terminal",
 }
 
@@ -267,7 +268,7 @@ func (a *adapter) biosGRUB(config string, start, sectors int64) (*grub.Code, map
 	if err := needs("grub-mkimage", "grub-common", "GRUB for a BIOS"); err != nil {
 		return nil, nil, err
 	}
-	parts := "/usr/lib/grub/i386-pc"
+	parts := filepath.Join(a.opts.Tree, "usr/lib/grub/i386-pc")
 	if _, err := os.Stat(parts + "/boot.img"); err != nil {
 		return nil, nil, refuse("it has no boot loader for a BIOS, and this machine has none to put there", "install Debian's package grub-pc-bin on this machine")
 	}

@@ -248,7 +248,7 @@ type fatFS struct {
 
 // find returns the node of a path, and the path as it is written there.
 func (f *fatFS) find(name string) (tree.Node, string, error) {
-	r := &files.Section{Context: f.a.ctx, Device: f.a.device, Extent: f.v.extent}
+	r := &files.Section{Context: f.a.ctx, Device: f.v.device, Extent: f.v.extent}
 	disk, err := fat.Open(r, f.v.extent.Length)
 	if err != nil {
 		return nil, "", err

@@ -42,7 +42,7 @@ func (a *adapter) open() error {
 			if err := a.findSystem(v); err != nil {
 				return err
 			}
-		case v.content == "crypto_LUKS", v.content == "LVM2_member", v.content == "linux_raid_member", v.content == "zfs_member", v.content == "bcachefs":
+		case v.content == "crypto_LUKS", v.content == "linux_raid_member", v.content == "zfs_member", v.content == "bcachefs":
 			a.left("%s is not looked into: it is %s", v.name, v.content)
 		}
 	}
@@ -182,6 +182,14 @@ func (a *adapter) volumeOf(name string) *volume {
 	for tag, folder := range map[string]string{"UUID=": "uuid", "LABEL=": "label", "PARTUUID=": "partuuid", "PARTLABEL=": "partlabel"} {
 		if v, ok := strings.CutPrefix(name, "/dev/disk/by-"+folder+"/"); ok {
 			name = tag + v
+		}
+	}
+	for _, v := range a.volumes {
+		if group, lv, ok := strings.Cut(v.lv, "/"); ok {
+			double := func(s string) string { return strings.ReplaceAll(s, "-", "--") }
+			if name == "/dev/"+v.lv || name == "/dev/mapper/"+double(group)+"-"+double(lv) {
+				return v
+			}
 		}
 	}
 	tag, value, tagged := strings.Cut(name, "=")

@@ -18,12 +18,15 @@ import (
 	"platter/internal/export/mount"
 )
 
-// A volume is what a filesystem may be in: a partition, or the whole disk.
+// A volume is what a filesystem may be in: a partition, a logical volume, or the
+// whole disk.
 type volume struct {
 	name      string // for people
 	number    int    // of the partition, 0 for the whole
 	kind      string // of the partition
-	extent    block.Extent
+	lv        string // GROUP/NAME of a logical volume
+	device    export.Writer
+	extent    block.Extent // of the device
 	content   string
 	uuid      string
 	label     string
@@ -58,19 +61,21 @@ func (r raw) WriteAt(p []byte, off int64) (int, error) {
 
 func (a *adapter) raw() raw { return raw{a.ctx, a.device, a.opts.Sector} }
 
+func (v *volume) raw(ctx context.Context) raw { return raw{ctx, v.device, lvmSector} }
+
 // look finds the volumes, and what they are called now.
 func (a *adapter) look() {
 	a.volumes = nil
 	table, content := block.Probe(a.raw(), a.device.Size(), a.opts.Sector)
 	if table == nil {
-		a.volumes = []*volume{{name: "the disk", extent: block.Extent{Length: a.device.Size()}, content: content}}
+		a.volumes = []*volume{{name: "the disk", device: a.device, extent: block.Extent{Length: a.device.Size()}, content: content}}
 	} else {
 		for _, p := range table.Partitions {
 			if p.End() > a.device.Size() {
 				continue
 			}
 			v := &volume{
-				name: fmt.Sprintf("partition %d", p.Number), number: p.Number, kind: p.Type, extent: p.Extent, content: p.Content,
+				name: fmt.Sprintf("partition %d", p.Number), device: a.device, number: p.Number, kind: p.Type, extent: p.Extent, content: p.Content,
 				partUUID: strings.ToLower(p.ID), partLabel: p.Name,
 			}
 			if table.Type == "mbr" {
@@ -79,9 +84,10 @@ func (a *adapter) look() {
 			a.volumes = append(a.volumes, v)
 		}
 	}
+	a.logical()
 	for _, v := range a.volumes {
-		v.uuid = block.FilesystemID(a.raw(), v.extent, v.content)
-		v.label = label(a.raw(), v.extent, v.content)
+		v.uuid = block.FilesystemID(v.raw(a.ctx), v.extent, v.content)
+		v.label = label(v.raw(a.ctx), v.extent, v.content)
 	}
 }
 
@@ -112,7 +118,7 @@ func (a *adapter) mount(v *volume) error {
 	if v.kernel != nil {
 		return nil
 	}
-	k, err := kernel.OpenWritable(a.device, v.extent, v.content, a.dir, a.opts.Log)
+	k, err := kernel.OpenWritable(v.device, v.extent, v.content, a.dir, a.opts.Log)
 	if err != nil {
 		return fmt.Errorf("%s: %w", v.name, err)
 	}
@@ -151,7 +157,7 @@ func (a *adapter) asFile(v *volume, f func(path string) error) (err error) {
 		return err
 	}
 	defer os.Remove(at)
-	shown, err := mount.Open(at, mount.Options{Device: a.device, Files: []mount.File{{Name: "volume", Extent: v.extent}}, Name: "platter-adapt", Log: a.opts.Log})
+	shown, err := mount.Open(at, mount.Options{Device: v.device, Files: []mount.File{{Name: "volume", Extent: v.extent}}, Name: "platter-adapt", Log: a.opts.Log})
 	if err != nil {
 		return err
 	}

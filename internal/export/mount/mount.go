@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"os"
 	"syscall"
 	"time"
@@ -60,6 +61,8 @@ func Open(dir string, opts Options) (*Mount, error) {
 	o.MountOptions = fuse.MountOptions{
 		FsName: opts.Name, Name: "platter", MaxWrite: 1 << 20, MaxReadAhead: 1 << 20, DisableXAttrs: true,
 		DirectMountStrict: os.Geteuid() == 0,
+		// What it says is that it took a slower way, and to standard error.
+		Logger: log.New(io.Discard, "", 0),
 	}
 	if !writable {
 		o.Options = append(o.Options, "ro")
