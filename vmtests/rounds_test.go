@@ -51,7 +51,7 @@ func TestRoundsInGuests(t *testing.T) {
 		t.Skip("SKIPPED, hours of guests: make vm")
 	}
 	program := guest.Build(t, "platter/vmtests/rounds.test")
-	for _, way := range []string{"thin", "thick", "era"} {
+	for _, way := range []string{"thin", "thick", "era", "zfs"} {
 		t.Run(way, func(t *testing.T) {
 			t.Parallel()
 			s, b := roundsBoot(t, program, way)

@@ -149,7 +149,9 @@ func (w *world) await(p *process) {
 	before, limit := 0, 4*w.state.Took
 	switch w.random.IntN(3) {
 	case 0:
-		step = w.views
+		if w.stack.views != nil {
+			step = func() int { return w.stack.views(w) }
+		}
 	case 1:
 		step = func() int {
 			all, err := filepath.Glob(filepath.Join(p.repo, "images", "*", "*"))
@@ -164,22 +166,6 @@ func (w *world) await(p *process) {
 		time.Sleep(time.Millisecond)
 	}
 	time.Sleep(time.Duration(w.random.Int64N(int64(100 * time.Millisecond))))
-}
-
-// views is how many snapshots of the program's there are that it has opened: LVM
-// is done with them then, and a classic one is a snapshot indeed.
-func (w *world) views() (n int) {
-	w.Helper()
-	for line := range strings.Lines(w.tool("dmsetup", "info", "--columns", "--noheadings", "--separator", " ", "-o", "name,open")) {
-		name, open, _ := strings.Cut(strings.TrimSpace(line), " ")
-		if _, err := os.Stat("/dev/mapper/" + name + "-cow"); w.stack.tracker == "lvm-thick" && err != nil {
-			continue
-		}
-		if strings.HasPrefix(name, "vg-platter--") && !strings.HasSuffix(name, "-cow") && open != "0" {
-			n++
-		}
-	}
-	return n
 }
 
 // kill ends a run after a step, and looks at what it left.
@@ -219,11 +205,15 @@ func (w *world) left(repository string, want []byte) {
 
 // image makes one, at times while the device is written to, and compares it.
 func (w *world) image(repository string) {
-	want, views := w.read(w.stack.path), w.views()
+	want, views := w.read(w.stack.path), 0
+	while := w.stack.views != nil && w.random.IntN(3) == 0
+	if while {
+		views = w.stack.views(w)
+	}
 	start := time.Now()
 	p := w.begin(repository)
-	if w.stack.snapshot != nil && w.random.IntN(3) == 0 {
-		for !p.over() && w.views() == views {
+	if while {
+		for !p.over() && w.stack.views(w) == views {
 			time.Sleep(time.Millisecond)
 		}
 		w.changes()
@@ -314,7 +304,9 @@ func (w *world) upheaval() {
 	case 1:
 		w.thereAndBack()
 	case 2, 3:
-		w.revert()
+		if w.stack.revert != nil {
+			w.stack.revert(w)
+		}
 	}
 }
 
@@ -322,46 +314,14 @@ func (w *world) upheaval() {
 // makes it as large as it was.
 func (w *world) thereAndBack() {
 	w.Helper()
-	if w.stack.snapshot == nil {
+	if w.stack.give == nil {
 		return // dm-era forgets what lay beyond, and says so
 	}
 	d := w.device()
 	size := d.size
 	w.must(d.Close())
 	w.stack.resize(w, size/2)
-	if !w.has("filler") {
-		w.tool("lvcreate", "--yes", "--wipesignatures", "n", "--size", "2m", "--name", "filler", "vg")
-		w.tool("busybox", "dd", "if=/dev/urandom", "of=/dev/vg/filler", "bs=1M", "count=2", "conv=fsync")
-	} else {
-		w.tool("lvremove", "--yes", "--force", "vg/filler")
-	}
+	w.stack.give(w)
 	w.stack.resize(w, size)
 	w.count("smaller and back")
-}
-
-// revert makes a snapshot of the device, or goes back to the one there is.
-func (w *world) revert() {
-	w.Helper()
-	switch {
-	case w.stack.snapshot == nil:
-		return
-	case !w.has("back"):
-		w.stack.snapshot(w)
-		return
-	}
-	// In the foreground: it is over when the tool ends. A thin volume becomes its
-	// snapshot when it is next activated.
-	w.tool("lvconvert", "--merge", "vg/back")
-	if w.has("back") {
-		w.tool("lvchange", "--activate", "n", "vg/lv")
-	}
-	w.tool("lvchange", "--activate", "y", "vg/lv")
-	w.count("reverted")
-}
-
-// has reports whether there is a volume of a name, hidden or not.
-func (w *world) has(name string) bool {
-	w.Helper()
-	all := strings.Fields(w.tool("lvs", "--all", "--noheadings", "-o", "lv_name", "vg"))
-	return slices.Contains(all, name) || slices.Contains(all, "["+name+"]")
 }

@@ -3,6 +3,7 @@ package rounds
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -17,9 +18,13 @@ type stack struct {
 	build, assemble func(w *world)
 	// resize makes the device another size, as far as it can be.
 	resize func(w *world, size int64)
-	// snapshot makes one of the device to go back to, as vg/back; nil where
-	// there is none.
-	snapshot func(w *world)
+	// give has another volume take what this one gave up, or gives it back.
+	give func(w *world)
+	// revert makes a snapshot of the device, or goes back to one there is.
+	revert func(w *world)
+	// views is how many snapshots of the program's there are that it has opened;
+	// nil, as are the two above, where devices have no snapshots.
+	views func(w *world) int
 	// off takes it apart, as a machine does that is shut down in order.
 	off func(w *world)
 }
@@ -43,7 +48,9 @@ func thin() *stack {
 		},
 		assemble: activate,
 		resize:   func(w *world, size int64) { resize(w, size) },
-		snapshot: func(w *world) { w.tool("lvcreate", "--yes", "--snapshot", "--name", "back", "vg/lv") },
+		give:     filler,
+		revert:   func(w *world) { revert(w, "lvcreate", "--yes", "--snapshot", "--name", "back", "vg/lv") },
+		views:    func(w *world) int { return views(w, func(string) bool { return true }) },
 		off:      deactivate,
 	}
 }
@@ -62,8 +69,18 @@ func thick() *stack {
 			defer w.tool("lvchange", "--activate", "y", "vg/lv")
 			resize(w, size)
 		},
-		snapshot: func(w *world) { w.tool("lvcreate", "--yes", "--snapshot", "--size", "32m", "--name", "back", "vg/lv") },
-		off:      deactivate,
+		give: filler,
+		revert: func(w *world) {
+			revert(w, "lvcreate", "--yes", "--snapshot", "--size", "32m", "--name", "back", "vg/lv")
+		},
+		// A classic one is a snapshot once it has its exceptions.
+		views: func(w *world) int {
+			return views(w, func(name string) bool {
+				_, err := os.Stat("/dev/mapper/" + name + "-cow")
+				return err == nil
+			})
+		},
+		off: deactivate,
 	}
 }
 
@@ -120,4 +137,47 @@ func resize(w *world, size int64) {
 		w.count("resize refused")
 		w.Logf("round %d: %v", w.state.Round, err)
 	}
+}
+
+// filler is a volume that comes and goes.
+func filler(w *world) {
+	if has(w, "filler") {
+		w.tool("lvremove", "--yes", "--force", "vg/filler")
+		return
+	}
+	w.tool("lvcreate", "--yes", "--wipesignatures", "n", "--size", "2m", "--name", "filler", "vg")
+	w.tool("busybox", "dd", "if=/dev/urandom", "of=/dev/vg/filler", "bs=1M", "count=2", "conv=fsync")
+}
+
+// revert makes a snapshot vg/back by a tool, or goes back to the one there is.
+func revert(w *world, tool string, args ...string) {
+	if !has(w, "back") {
+		w.tool(tool, args...)
+		return
+	}
+	// In the foreground: it is over when the tool ends. A thin volume becomes its
+	// snapshot when it is next activated.
+	w.tool("lvconvert", "--merge", "vg/back")
+	if has(w, "back") {
+		w.tool("lvchange", "--activate", "n", "vg/lv")
+	}
+	w.tool("lvchange", "--activate", "y", "vg/lv")
+	w.count("reverted")
+}
+
+// has reports whether there is a volume of a name, hidden or not.
+func has(w *world, name string) bool {
+	all := strings.Fields(w.tool("lvs", "--all", "--noheadings", "-o", "lv_name", "vg"))
+	return slices.Contains(all, name) || slices.Contains(all, "["+name+"]")
+}
+
+// views counts the program's snapshots that are open: LVM is done with them then.
+func views(w *world, is func(name string) bool) (n int) {
+	for line := range strings.Lines(w.tool("dmsetup", "info", "--columns", "--noheadings", "--separator", " ", "-o", "name,open")) {
+		name, open, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if strings.HasPrefix(name, "vg-platter--") && !strings.HasSuffix(name, "-cow") && open != "0" && is(name) {
+			n++
+		}
+	}
+	return n
 }
