@@ -85,7 +85,7 @@ func (w *world) round() (on bool) {
 	w.changes()
 	repository := repositories[w.random.IntN(len(repositories))]
 	if back == 0 {
-		switch w.random.IntN(10) {
+		switch w.random.IntN(20) {
 		case 0:
 			w.rest("switched off")
 			w.stack.off(w)
