@@ -37,6 +37,15 @@ func (g Generation) Decode(tracker string, point any, sound func() bool) error {
 	return nil
 }
 
+// A Sparse tracker knows, without any history, of what parts its device has nothing
+// for but zeros.
+type Sparse interface {
+	Tracker
+	// Holes tells the still view of them, so that it is not read there. It is
+	// called before a view is read of which all counts as changed.
+	Holes(ctx context.Context) error
+}
+
 // A Tracker knows which parts of one device were written. It is opened for one
 // run of one consumer (a volume in a repository) with the still view that the
 // run images, and belongs to one goroutine. The run calls Mark, then Changed

@@ -75,6 +75,24 @@ func (s *Set) Next(off int64) (e block.Extent, ok bool) {
 	return block.Extent{Offset: from, Length: end - from}, true
 }
 
+// NextOut is Next of all that is not in the set.
+func (s *Set) NextOut(off int64) (e block.Extent, ok bool) {
+	off = max(off, 0)
+	in, ok := s.Next(off)
+	if ok && in.Offset == off {
+		off = in.End()
+		in, ok = s.Next(off)
+	}
+	if off >= s.size {
+		return block.Extent{}, false
+	}
+	end := s.size
+	if ok {
+		end = in.Offset
+	}
+	return block.Extent{Offset: off, Length: end - off}, true
+}
+
 // Contains reports whether any byte of e is in the set.
 func (s *Set) Contains(e block.Extent) bool {
 	first, last, ok := s.span(e)

@@ -98,6 +98,10 @@ func TestSetAgreesWithOneBoolPerUnit(t *testing.T) {
 			if want, wantOK := nextOf(m.extents(), max(off, 0)); got != want || ok != wantOK {
 				t.Fatalf("seed %d: Next(%d): got %v %v, want %v %v", seed, off, got, ok, want, wantOK)
 			}
+			got, ok = s.NextOut(off)
+			if want, wantOK := nextOf(outside(m.extents(), size), max(off, 0)); got != want || ok != wantOK {
+				t.Fatalf("seed %d: NextOut(%d): got %v %v, want %v %v", seed, off, got, ok, want, wantOK)
+			}
 		}
 	}
 }
@@ -127,6 +131,18 @@ func nextOf(all []block.Extent, off int64) (block.Extent, bool) {
 		}
 	}
 	return block.Extent{}, false
+}
+
+// outside is all that lies between extents.
+func outside(all []block.Extent, size int64) (list []block.Extent) {
+	end := int64(0)
+	for _, e := range append(slices.Clone(all), block.Extent{Offset: size}) {
+		if e.Offset > end {
+			list = append(list, block.Extent{Offset: end, Length: e.Offset - end})
+		}
+		end = e.End()
+	}
+	return list
 }
 
 // A chunk with many runs turns into bits; before and after, extents go on

@@ -14,15 +14,16 @@ const sectorSize = 512
 
 // delta calls changed with each extent in which two thin volumes differ, as
 // thin_delta lists them: mapped to other blocks of the pool, or in only one of
-// them. Where both have the same block, or none, nobody wrote.
+// them, and same with each in which both have the same block. Where they do, or
+// have none, nobody wrote.
 //
 // The list has to be whole, and to say nothing that is not understood.
-func delta(list []byte, changed func(block.Extent)) error {
+func delta(list []byte, same, changed func(block.Extent)) error {
 	var unit int64 // bytes
-	return xmllist.Read(list, "thin_delta", "superblock", func(t xml.StartElement) error { return element(t, &unit, changed) })
+	return xmllist.Read(list, "thin_delta", "superblock", func(t xml.StartElement) error { return element(t, &unit, same, changed) })
 }
 
-func element(t xml.StartElement, unit *int64, changed func(block.Extent)) error {
+func element(t xml.StartElement, unit *int64, same, changed func(block.Extent)) error {
 	switch t.Name.Local {
 	case "superblock":
 		sectors, err := number(t, "data_block_size")
@@ -31,8 +32,7 @@ func element(t xml.StartElement, unit *int64, changed func(block.Extent)) error 
 		}
 		*unit = sectors * sectorSize
 	case "diff":
-	case "same":
-	case "different", "left_only", "right_only":
+	case "same", "different", "left_only", "right_only":
 		begin, err1 := number(t, "begin")
 		length, err2 := number(t, "length")
 		if err := errors.Join(err1, err2); err != nil {
@@ -41,7 +41,12 @@ func element(t xml.StartElement, unit *int64, changed func(block.Extent)) error 
 		if *unit == 0 || begin > math.MaxInt64 / *unit - length {
 			return fmt.Errorf("%d blocks at %d: %w", length, begin, xmllist.ErrUnknown)
 		}
-		changed(block.Extent{Offset: begin * *unit, Length: length * *unit})
+		e := block.Extent{Offset: begin * *unit, Length: length * *unit}
+		if t.Name.Local == "same" {
+			same(e)
+		} else {
+			changed(e)
+		}
 	default:
 		return fmt.Errorf("element %q: %w", t.Name.Local, xmllist.ErrUnknown)
 	}

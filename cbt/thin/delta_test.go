@@ -20,8 +20,8 @@ const list = `<superblock uuid="" time="2" transaction="3" data_block_size="128"
 `
 
 func TestDeltaListsWhatDiffers(t *testing.T) {
-	var got []block.Extent
-	if err := delta([]byte(list), func(e block.Extent) { got = append(got, e) }); err != nil {
+	var same, got []block.Extent
+	if err := delta([]byte(list), func(e block.Extent) { same = append(same, e) }, func(e block.Extent) { got = append(got, e) }); err != nil {
 		t.Fatal(err)
 	}
 	const unit = 65536
@@ -29,12 +29,15 @@ func TestDeltaListsWhatDiffers(t *testing.T) {
 	if !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
+	if want := []block.Extent{{Offset: 17 * unit, Length: 31 * unit}}; !slices.Equal(same, want) {
+		t.Errorf("the same are %v, want %v", same, want)
+	}
 }
 
 // A list that is cut short, or says what nobody here understands, is no proof.
 func TestDeltaBelievesNoOtherList(t *testing.T) {
 	for cut := range len(list) - len("\n") {
-		if err := delta([]byte(list[:cut]), func(block.Extent) {}); err == nil {
+		if err := delta([]byte(list[:cut]), func(block.Extent) {}, func(block.Extent) {}); err == nil {
 			t.Fatalf("believes the first %d bytes of %d", cut, len(list))
 		}
 	}
@@ -47,7 +50,7 @@ func TestDeltaBelievesNoOtherList(t *testing.T) {
 		{`data_block_size="128"`, `data_block_size="0"`},
 		{`data_block_size="128"`, ``},
 	} {
-		if err := delta([]byte(strings.Replace(list, change[0], change[1], 1)), func(block.Extent) {}); err == nil {
+		if err := delta([]byte(strings.Replace(list, change[0], change[1], 1)), func(block.Extent) {}, func(block.Extent) {}); err == nil {
 			t.Errorf("believes %s in place of %s", change[1], change[0])
 		}
 	}
@@ -56,10 +59,11 @@ func TestDeltaBelievesNoOtherList(t *testing.T) {
 func FuzzDelta(f *testing.F) {
 	f.Add([]byte(list))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		delta(b, func(e block.Extent) {
+		sound := func(e block.Extent) {
 			if e.Offset < 0 || e.Length < 0 || e.End() < 0 {
 				t.Errorf("gives %v", e)
 			}
-		})
+		}
+		delta(b, sound, sound)
 	})
 }

@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 
+	"platter/block"
 	"platter/block/command"
 	"platter/block/snapshot"
 	"platter/block/snapshot/lvm"
@@ -132,12 +133,31 @@ func (t *tracker) Changed(ctx context.Context, since cbt.Generation) (*cbt.Set, 
 		if err != nil {
 			return err
 		}
-		return delta(list, set.Add)
+		return delta(list, func(block.Extent) {}, set.Add)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("compare with the kept snapshot: %w", err)
 	}
 	return set, nil
+}
+
+// Holes tells the view what the pool has no blocks for: what differs from itself
+// nowhere is all that there is.
+func (t *tracker) Holes(ctx context.Context) error {
+	mapped := cbt.NewSet(t.view.Info().Size)
+	err := lvm.Metadata(ctx, t.pool, func(device string) error {
+		id := strconv.Itoa(t.lvm.Volume().ThinID)
+		list, err := command.Run(ctx, "thin_delta", "--metadata-snap", "--thin1", id, "--thin2", id, device)
+		if err != nil {
+			return err
+		}
+		return delta(list, mapped.Add, mapped.Add)
+	})
+	if err != nil {
+		return fmt.Errorf("ask what the pool has no blocks for: %w", err)
+	}
+	t.lvm.Holes(mapped.NextOut)
+	return nil
 }
 
 // joinsUp returns an error unless the kept snapshot is the one of p.

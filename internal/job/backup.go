@@ -318,6 +318,9 @@ func (r *run) prepare(ctx context.Context, s *subject) (_ *imaging, err error) {
 	if i.free, err = r.vacant(ctx, s.view, i.m); err == nil {
 		i.changed, err = r.changed(ctx, i.tracker, i.m, s.parent)
 	}
+	if t, ok := i.tracker.(cbt.Sparse); err == nil && ok && i.m.Tracker.Name == full.Name && !r.opts.AllBlocks {
+		err = t.Holes(ctx)
+	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("back up %s: %w", s.path, err), i.tracker.Close())
 	}

@@ -31,7 +31,7 @@ const namePrefix = snapshot.Prefix + "-"
 
 // A View is an open snapshot of a volume.
 type View struct {
-	block.Source
+	snapshot.Holed
 	method   string
 	id       string
 	taken    time.Time

@@ -129,15 +129,13 @@ func describe(v *Volume) (snapshot.Snapshot, bool) {
 
 // A View is an open snapshot of a volume.
 type View struct {
-	block.Source
+	snapshot.Holed
 	id       string
 	taken    time.Time
 	consumer string
 	volume   string    // POOL/NAME
 	all      []*Volume // when it had been taken
 	kept     bool
-	holes    func(off int64) (block.Extent, bool)
-	doubts   []block.Extent // that are read, holes or not
 }
 
 // name is that of the snapshot.
@@ -301,57 +299,6 @@ func (w *View) Sibling(id string) *Volume {
 		}
 	}
 	return nil
-}
-
-// Holes tells the view what in it ZFS has nothing for, which then is not read:
-// next gives the first such extent that ends after off, without what lies before,
-// as long as it can be. It is called before the view is read.
-func (w *View) Holes(next func(off int64) (block.Extent, bool)) { w.holes = next }
-
-// Doubt implements snapshot.Told.
-func (w *View) Doubt(e block.Extent) { w.doubts = append(w.doubts, e) }
-
-// Data implements block.Source.
-func (w *View) Data(off int64) (block.Extent, error) {
-	e, err := w.Source.Data(off)
-	if err != nil || w.holes == nil {
-		return e, err
-	}
-	hole, ok := w.hole(e.Offset)
-	for ok && hole.Offset <= e.Offset {
-		if e, err = w.Source.Data(hole.End()); err != nil {
-			return e, err
-		}
-		hole, ok = w.hole(e.Offset)
-	}
-	if ok {
-		e.Length = min(e.Length, hole.Offset-e.Offset)
-	}
-	return e, nil
-}
-
-// hole returns the first hole, or part of one, that ends after off and is not in
-// doubt.
-func (w *View) hole(off int64) (hole block.Extent, ok bool) {
-	for {
-		if hole, ok = w.holes(off); !ok {
-			return hole, false
-		}
-		skip := int64(0)
-		for _, d := range w.doubts {
-			switch {
-			case d.End() <= hole.Offset || d.Offset >= hole.End():
-			case d.Offset <= hole.Offset:
-				skip = max(skip, d.End())
-			default:
-				hole.Length = d.Offset - hole.Offset
-			}
-		}
-		if skip == 0 {
-			return hole, true
-		}
-		off = skip
-	}
 }
 
 // Keep implements snapshot.View. What it replaces are those that were there

@@ -1,4 +1,4 @@
-package zfs
+package snapshot
 
 import (
 	"bytes"
@@ -40,7 +40,7 @@ func TestHolesAreNoData(t *testing.T) {
 		{extents(64*k, 512*k), extents(100*k, 200*k, 150*k, 300*k), extents(0, 64*k, 100*k, 300*k, 512*k, size)},
 		{extents(64*k, 128*k), extents(0, 10*k, 600*k, 700*k), extents(0, 64*k, 128*k, size)},
 	} {
-		w := &View{Source: src}
+		w := &Holed{Source: src}
 		w.Holes(func(off int64) (block.Extent, bool) {
 			for _, h := range c.holes {
 				if h.End() > off {
