@@ -111,6 +111,7 @@ type Change struct {
 	Partition int    `json:"partition,omitempty"`  // number, 0 for what lies outside of partitions
 	Name      string `json:"name,omitempty"`       // of the partition
 	Content   string `json:"filesystem,omitempty"` // what the partition or device holds
+	Volume    string `json:"volume,omitempty"`     // GROUP/NAME, of what LVM has there
 	Bytes     int64  `json:"bytes"`                // in whole blocks
 }
 

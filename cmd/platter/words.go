@@ -122,6 +122,9 @@ func changesText(m *image.Manifest) string {
 		if what := strings.TrimSpace(c.Content + " " + c.Name); what != "" {
 			where += " (" + what + ")"
 		}
+		if c.Volume != "" {
+			where = c.Volume + " on " + where
+		}
 		parts = append(parts, fmt.Sprintf("%s: %s", where, bytesText(c.Bytes)))
 	}
 	return strings.Join(parts, ", ")

@@ -474,6 +474,7 @@ func (i *imaging) image(ctx context.Context, changed *cbt.Set) error {
 	i.pass = &pass{run: i.run, src: i.s.view, m: i.m, parent: i.s.parent, changed: changed, free: i.free, counts: new(counters)}
 	if i.s.parent != nil {
 		i.pass.counts.changes = newChanges(i.m.Device)
+		i.pass.counts.changes.byVolume(ctx, i.s.view, i.m.Size)
 	}
 	stop := i.env.report("backup", i.m.Volume, "read", i.m.Size, i.pass.counts, i.storedBytes)
 	defer stop()

@@ -2,6 +2,7 @@ package job
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -641,6 +642,51 @@ func TestBackupReadsInPassesUntilTheDeviceIsStill(t *testing.T) {
 		if report.Image.Fuzzy != (still != nil) || report.Image.Stats.Read != 1060*bs {
 			t.Errorf("fuzzy %v, read %d", report.Image.Fuzzy, report.Image.Stats.Read)
 		}
+	}
+}
+
+// Of a disk with LVM the report says which volume was written to.
+func TestChangesNameLogicalVolumes(t *testing.T) {
+	f, err := os.Open("../../block/lvm2/testdata/physical-volume.gz")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	z, err := gzip.NewReader(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const mib = 1 << 20
+	head, err := io.ReadAll(z)
+	if err != nil {
+		t.Fatal(err)
+	}
+	env := newEnv(t, 64<<10)
+	const first = mib // of the partition
+	d := &disk{name: "disk", data: make([]byte, first+96*mib), table: &block.Table{Type: "gpt", Partitions: []block.Partition{
+		{Number: 1, Extent: block.Extent{Offset: first, Length: 96 * mib}, Content: "LVM2_member"},
+	}}}
+	copy(d.data[first:], head)
+	backup := func() *image.Manifest {
+		out, err := Backup(t.Context(), env, BackupOptions{Sources: []block.Source{d}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out[0].Image
+	}
+	backup()
+	for _, at := range []int64{2, 30, 44, 60, 95} { // other, root twice, root's second piece, no volume
+		d.data[first+at*mib] = 1
+	}
+	got := backup().Changes
+	const content, bs = "LVM2_member", 64 << 10
+	want := []image.Change{
+		{Partition: 1, Content: content, Volume: "data-vg/other", Bytes: bs},
+		{Partition: 1, Content: content, Volume: "data-vg/root", Bytes: 3 * bs},
+		{Partition: 1, Content: content, Bytes: bs},
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %+v, want %+v", got, want)
 	}
 }
 

@@ -67,7 +67,7 @@ func Table() []Layer {
 
 		{"internal/export/rescue/...", "", "what its parts are made with"},
 		{"internal/export/rescue/ramfs", "internal/export/rescue/cpio", "programs and libraries for one"},
-		{"internal/export/adapt", "block block/command image/reader internal/export internal/export/files internal/export/files/tree internal/export/files/fat internal/export/files/kernel internal/export/mount internal/export/rescue/cpio internal/export/rescue/grub", "systems that start on other hardware"},
+		{"internal/export/adapt", "block block/command block/lvm2 image/reader internal/export internal/export/files internal/export/files/tree internal/export/files/fat internal/export/files/kernel internal/export/mount internal/export/rescue/cpio internal/export/rescue/grub", "systems that start on other hardware"},
 		{"internal/export/rescue", "block/... internal/export/rescue/apt internal/export/rescue/cpio internal/export/rescue/grub internal/export/rescue/ramfs", "a medium that starts bare machines"},
 
 		{"internal/quantity", "", "sizes and lengths of time as people type them"},

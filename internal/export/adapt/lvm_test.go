@@ -11,7 +11,7 @@ import (
 	"testing"
 
 	"platter/block"
-	"platter/internal/export/files"
+	"platter/block/lvm2"
 )
 
 // physicalVolume is the first MiB of what LVM 2.03.16 made of a device of 96 MiB,
@@ -19,7 +19,7 @@ import (
 // swap_1 of 8, and lvextend of root by 20.
 func physicalVolume(t *testing.T) []byte {
 	t.Helper()
-	f, err := os.Open("testdata/physical-volume.gz")
+	f, err := os.Open("../../../block/lvm2/testdata/physical-volume.gz")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,41 +90,10 @@ func TestRootOnALogicalVolume(t *testing.T) {
 	}
 }
 
-// What is no physical volume, or one that somebody has changed, is an error and
-// nothing worse; no volume reaches out of it.
-func TestHostileLVM(t *testing.T) {
-	good := physicalVolume(t)
-	text := bytes.Index(good, []byte("data-vg {"))
-	if text < 0 {
-		t.Fatal("no text")
-	}
-	look := func(b []byte) {
-		r := &files.Section{Context: t.Context(), Device: memory(b), Extent: block.Extent{Length: int64(len(b))}}
-		_, text, err := physical(r, r.Length)
-		if err == nil && text != nil {
-			_, _ = parseLVM(text)
-		}
-	}
-	for at := range 1024 { // the label
-		bad := bytes.Clone(good[:64<<10])
-		bad[at] ^= 0xff
-		look(bad)
-	}
-	for at := 4096; at < 4096+512; at++ { // the area's header
-		bad := bytes.Clone(good)
-		bad[at] ^= 0xff
-		look(bad)
-	}
-	whole := string(good[text : text+1500])
-	for n := range whole {
-		_, _ = parseLVM([]byte(whole[:n]))
-		_, _ = parseLVM([]byte(whole[:n] + "{" + whole[n:]))
-	}
-	if _, err := parseLVM([]byte(strings.Repeat("a {", 1000))); err == nil {
-		t.Error("sections without end are no error")
-	}
-	g := func(format string, args ...any) section {
-		s, err := parseLVM(fmt.Appendf(nil, "physical_volumes { pv0 { id = \"a\" pe_start = 2048 } }\nlv { segment_count = 1 segment1 { "+format+" type = \"striped\" } }", args...))
+// No volume reaches out of the physical volume that it is on.
+func TestVolumesLieInside(t *testing.T) {
+	g := func(format string, args ...any) lvm2.Section {
+		s, err := lvm2.Parse(fmt.Appendf(nil, "physical_volumes { pv0 { id = \"a\" pe_start = 2048 } }\nlv { segment_count = 1 segment1 { "+format+" type = \"striped\" } }", args...))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -142,7 +111,7 @@ func TestHostileLVM(t *testing.T) {
 		`start_extent = 0 extent_count = 1 stripes = ["pv0", 0, "pv0", 1]`:         false,
 	} {
 		s2 := g(s)
-		list, err := s2.place(s2["lv"].(section), 1<<20, map[string]*volume{"a": v})
+		list, err := lay(s2, s2["lv"].(lvm2.Section), 1<<20, map[string]*volume{"a": v})
 		if (err == nil) != ok {
 			t.Errorf("%s: %v, %v", s, list, err)
 		}

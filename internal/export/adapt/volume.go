@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"platter/block"
+	"platter/block/lvm2"
 	"platter/internal/export"
 	"platter/internal/export/files"
 	"platter/internal/export/files/kernel"
@@ -61,7 +62,7 @@ func (r raw) WriteAt(p []byte, off int64) (int, error) {
 
 func (a *adapter) raw() raw { return raw{a.ctx, a.device, a.opts.Sector} }
 
-func (v *volume) raw(ctx context.Context) raw { return raw{ctx, v.device, lvmSector} }
+func (v *volume) raw(ctx context.Context) raw { return raw{ctx, v.device, lvm2.Sector} }
 
 // look finds the volumes, and what they are called now.
 func (a *adapter) look() {
