@@ -85,6 +85,8 @@ type adapter struct {
 	systems []*system
 	renamed map[string]string // old identities and their new ones
 	seen    map[string]bool   // initial file systems that were done
+	// reinstall says that GRUB for a BIOS does not find its files any more.
+	reinstall bool
 	// rootDisk are the names that a system has for the imaged disk; nil until asked.
 	rootDisk map[string]bool
 }
@@ -110,6 +112,11 @@ func (a *adapter) apply() (err error) {
 	}
 	if a.opts.Hardware {
 		if err := a.boot(); err != nil {
+			return err
+		}
+	}
+	if a.reinstall {
+		if err := a.toBIOS(); err != nil {
 			return err
 		}
 	}

@@ -135,7 +135,7 @@ func (a *adapter) grubFolder() (m mounted, dir, config string, err error) {
 			return m, rest, config, nil
 		}
 	}
-	return m, "", "", refuse("its firmware changes, and it has no /boot/grub/grub.cfg that GRUB could be told of", "restore it without --firmware, to a machine that starts as the old one did")
+	return m, "", "", refuse("its boot loader has to be another, and it has no /boot/grub/grub.cfg that GRUB could be told of", "restore it without --firmware or --new-ids, to a machine that starts as the old one did")
 }
 
 // toUEFI gives a disk that only a BIOS started GRUB for UEFI, as Debian signs

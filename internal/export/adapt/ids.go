@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
-	"slices"
 	"strings"
 
 	"platter/block"
@@ -76,19 +75,36 @@ func (a *adapter) newIDs() error {
 			return err
 		}
 	}
-	before := slices.Clone(a.volumes)
+	groups, err := a.findGroups()
+	if err != nil {
+		return err
+	}
+	if len(groups) > 0 && a.startsBy() {
+		// What a BIOS starts finds its files by the identity of their group.
+		defer func() { a.reinstall = true }()
+	}
+	before := map[int64]*volume{}
+	for _, v := range a.volumes {
+		before[v.begin()] = v
+	}
 	changes, err := block.NewIDs(a.raw())
 	if err != nil {
 		return refuse(err.Error(), "restore it without --new-ids")
 	}
-	for _, v := range before {
+	for _, v := range a.volumes {
 		if err := a.renew(v); err != nil {
 			return fmt.Errorf("new identity of %s: %w", v.name, err)
 		}
 	}
+	if err := a.renewGroups(groups); err != nil {
+		return err
+	}
 	a.look()
-	for i, v := range a.volumes {
-		old := before[i]
+	for _, v := range a.volumes {
+		old := before[v.begin()]
+		if old == nil {
+			return fmt.Errorf("new identity of %s: it was not there before", v.name)
+		}
 		if _, ok := renewers(v.content); ok && v.uuid == old.uuid {
 			return fmt.Errorf("new identity of %s: its %s has the old one still, %s", v.name, v.content, v.uuid)
 		}
@@ -100,7 +116,7 @@ func (a *adapter) newIDs() error {
 			a.renamed[old.partUUID] = v.partUUID
 		}
 	}
-	a.report.IDs = changes
+	a.report.IDs = append(changes, a.report.IDs...)
 	for _, c := range changes {
 		what := "the disk"
 		if c.Partition > 0 {
@@ -119,7 +135,7 @@ func (a *adapter) canRenew(v *volume) error {
 	}
 	switch v.content {
 	case "LVM2_member":
-		return refuse(v.name+" is a physical volume of LVM, whose group and volumes would keep their names and UUIDs: LVM takes neither of two such disks", "restore it without --new-ids, and say vgimportclone before the original is attached")
+		return needs("lvm", "lvm2", "a new identity for the volume group of "+v.name)
 	case "linux_raid_member", "zfs_member":
 		return refuse(v.name+" is "+v.content+", whose array or pool would keep its identity", "restore it without --new-ids, and do not attach the original to the same machine")
 	case "", "iso9660", "squashfs":
@@ -152,6 +168,17 @@ func (a *adapter) searchOld() {
 				text, _ := read(p.fs, p.path, maxText)
 				if !bytes.Equal(replaceID(text, old, strings.Repeat("-", len(old))), text) {
 					a.left("%s names %s, which is no more", p, old)
+				}
+			}
+		}
+		for _, v := range a.volumes {
+			if v.content != "vfat" {
+				continue
+			}
+			// GRUB that is not signed has it built in.
+			for _, name := range glob(v.fs, "/EFI/*/*.efi") {
+				if program, _ := read(v.fs, name, maxLoader); bytes.Contains(program, []byte(old)) {
+					a.left("%s on %s names %s, which is no more: install the boot loader again before it is needed", name, v.name, old)
 				}
 			}
 		}

@@ -118,6 +118,7 @@ func (a *adapter) adaptRamfs(s *system, p place) error {
 		}
 		added = append(added, entries...)
 	}
+	a.leftInRamfs(p, ram, added)
 	if len(added) == 0 {
 		return nil
 	}
@@ -338,6 +339,22 @@ func lastSetting(text, name string) (value string) {
 		}
 	}
 	return value
+}
+
+// leftInRamfs notes what names an identity that is no more, beside texts that
+// were changed.
+func (a *adapter) leftInRamfs(p place, ram *ramfs, changed []cpio.Entry) {
+	done := map[string]bool{}
+	for _, e := range changed {
+		done[e.Name] = true
+	}
+	for old := range a.renamed {
+		for _, name := range ram.search(old) {
+			if !done[name] {
+				a.left("%s in %s names %s, which is no more", name, p, old)
+			}
+		}
+	}
 }
 
 // search returns what of an initial file system names something.

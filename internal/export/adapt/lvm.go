@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,7 +16,18 @@ import (
 	"platter/internal/export/files"
 )
 
-const maxVolumes = 256
+const (
+	maxVolumes = 256
+	maxGroup   = 100 // bytes of a name
+)
+
+var lvmName = regexp.MustCompile(`^[A-Za-z0-9+_.][A-Za-z0-9+_.-]*$`)
+
+// mapperName is a volume's name below /dev/mapper.
+func mapperName(group, lv string) string {
+	double := func(s string) string { return strings.ReplaceAll(s, "-", "--") }
+	return double(group) + "-" + double(lv)
+}
 
 // A segments is a logical volume as a device: stretches of a disk, one behind the
 // other.
@@ -68,10 +80,10 @@ func (s *segments) Stretches(_ context.Context, off, length int64, _ int) ([]rea
 	return []reader.Stretch{{Extent: block.Extent{Offset: off, Length: length}}}, nil
 }
 
-// logical finds the logical volumes whose parts are all on this disk.
-func (a *adapter) logical() {
-	parts := map[string]*volume{} // by the identities of physical volumes
-	groups := map[string]lvm2.Section{}
+// lvm returns the physical volumes of the disk, by their identities, and what
+// they say of groups, by name.
+func (a *adapter) lvm() (parts map[string]*volume, groups map[string]lvm2.Section) {
+	parts, groups = map[string]*volume{}, map[string]lvm2.Section{}
 	for _, v := range a.volumes {
 		if v.content != "LVM2_member" {
 			continue
@@ -96,6 +108,12 @@ func (a *adapter) logical() {
 			}
 		}
 	}
+	return parts, groups
+}
+
+// logical finds the logical volumes whose parts are all on this disk.
+func (a *adapter) logical() {
+	parts, groups := a.lvm()
 	for _, name := range slices.Sorted(maps.Keys(groups)) {
 		g := groups[name]
 		unit, _ := g["extent_size"].(int64)

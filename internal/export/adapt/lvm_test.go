@@ -3,6 +3,7 @@ package adapt
 import (
 	"bytes"
 	"compress/gzip"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -11,7 +12,9 @@ import (
 	"testing"
 
 	"platter/block"
+	"platter/block/command"
 	"platter/block/lvm2"
+	"platter/internal/export/files"
 )
 
 // physicalVolume is the first MiB of what LVM 2.03.16 made of a device of 96 MiB,
@@ -37,14 +40,14 @@ func physicalVolume(t *testing.T) []byte {
 
 // A system whose root is a volume in two pieces is adapted as any other.
 func TestRootOnALogicalVolume(t *testing.T) {
-	files := debian(t, packers()["zstd"])
-	files["etc/fstab"] = "/dev/mapper/data--vg-root / ext4 errors=remount-ro 0 1\n/dev/sda1 /boot/efi vfat umask=0077 0 1\n/dev/mapper/data--vg-swap_1 none swap sw 0 0\n"
-	files["boot/grub/grub.cfg"] = "linux /vmlinuz root=/dev/mapper/data--vg-root resume=/dev/data-vg/swap_1\n"
+	system := debian(t, packers()["zstd"])
+	system["etc/fstab"] = "/dev/mapper/data--vg-root / ext4 errors=remount-ro 0 1\n/dev/sda1 /boot/efi vfat umask=0077 0 1\n/dev/mapper/data--vg-swap_1 none swap sw 0 0\n"
+	system["boot/grub/grub.cfg"] = "linux /vmlinuz root=/dev/mapper/data--vg-root resume=/dev/data-vg/swap_1\n"
 	able(t)
 	b := &built{T: t, path: sparse(t, 140<<20), kind: "ext4"}
 	tool(t, "sgdisk", "-n1:0:+34M", "-t1:ef00", "-n2:0:+96M", "-t2:8e00", b.path)
 	tree := t.TempDir()
-	writeTree(t, tree, files)
+	writeTree(t, tree, system)
 	root, esp := sparse(t, 44<<20), sparse(t, 34<<20)
 	tool(t, "mkfs.ext4", "-q", "-d", tree, root)
 	tool(t, "mkfs.vfat", "-F", "32", esp)
@@ -85,8 +88,46 @@ func TestRootOnALogicalVolume(t *testing.T) {
 		}
 	})
 	opts.NewIDs = true
-	if _, err := b.apply(opts); err == nil || !strings.Contains(err.Error(), "physical volume of LVM") {
-		t.Errorf("new identities: %v", err)
+	if _, err := command.Find("lvm"); err != nil {
+		if _, err := b.apply(opts); !errors.Is(err, block.ErrRefused) || !strings.Contains(err.Error(), "package lvm2") {
+			t.Errorf("new identities without LVM's tools: %v", err)
+		}
+		t.Skip("NOT TESTED: lvm2 is not installed")
+	}
+	old := out
+	r = b.must(opts)
+	all, err := os.ReadFile(b.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, text, err := lvm2.Physical(&files.Section{Context: t.Context(), Device: memory(all), Extent: block.Extent{Offset: (first - 1) << 20, Length: 96 << 20}}, 96<<20)
+	if err != nil || strings.Contains(string(physicalVolume(t)), id) {
+		t.Errorf("the physical volume is %s, %v", id, err)
+	}
+	top, err := lvm2.Parse(text)
+	name := ""
+	for n, s := range top {
+		if _, ok := s.(lvm2.Section); ok {
+			name = n
+		}
+	}
+	if err != nil || !strings.HasPrefix(name, "data-vg-") {
+		t.Fatalf("group %q, %v", name, err)
+	}
+	os.Remove(old)
+	for _, piece := range [][2]int{{first + 20, 24}, {first + 52, 20}} {
+		tool(t, "sh", "-c", fmt.Sprintf("dd if=%s bs=1M skip=%d count=%d status=none >>%s", b.path, piece[0], piece[1], out))
+	}
+	tool(t, "e2fsck", "-fn", out)
+	whileMounted(t, out, func(dir string) {
+		table, _ := os.ReadFile(dir + "/etc/fstab")
+		want(t, "fstab", string(table), "/dev/mapper/"+mapperName(name, "root")+" / ext4", "/dev/mapper/"+mapperName(name, "swap_1")+" none")
+		config, _ := os.ReadFile(dir + "/boot/grub/grub.cfg")
+		want(t, "grub.cfg", string(config), "root=/dev/mapper/"+mapperName(name, "root")+" resume=/dev/"+name+"/swap_1\n")
+	})
+	want(t, "what was changed", strings.Join(r.Changes, "\n"), "volume group data-vg is "+name)
+	for _, l := range r.Left {
+		want(t, "left", l, "!which is no more")
 	}
 }
 

@@ -186,8 +186,7 @@ func (a *adapter) volumeOf(name string) *volume {
 	}
 	for _, v := range a.volumes {
 		if group, lv, ok := strings.Cut(v.lv, "/"); ok {
-			double := func(s string) string { return strings.ReplaceAll(s, "-", "--") }
-			if name == "/dev/"+v.lv || name == "/dev/mapper/"+double(group)+"-"+double(lv) {
+			if name == "/dev/"+v.lv || name == "/dev/mapper/"+mapperName(group, lv) {
 				return v
 			}
 		}

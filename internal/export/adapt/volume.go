@@ -62,6 +62,14 @@ func (r raw) WriteAt(p []byte, off int64) (int, error) {
 
 func (a *adapter) raw() raw { return raw{a.ctx, a.device, a.opts.Sector} }
 
+// begin is where a volume begins on the disk.
+func (v *volume) begin() int64 {
+	if s, ok := v.device.(*segments); ok {
+		return s.list[0].Offset
+	}
+	return v.extent.Offset
+}
+
 func (v *volume) raw(ctx context.Context) raw { return raw{ctx, v.device, lvm2.Sector} }
 
 // look finds the volumes, and what they are called now.

@@ -78,7 +78,7 @@ func openFS(device export.Writer, extent block.Extent, content, dir string, log 
 	backing, err := os.OpenFile(at+"/"+name, os.O_RDWR, 0)
 	err = errors.Join(err, shown.Detach())
 	if err == nil {
-		f.loop, err = attach(backing)
+		f.loop, err = Attach(backing)
 		backing.Close()
 	}
 	if err == nil {
@@ -90,8 +90,8 @@ func openFS(device export.Writer, extent block.Extent, content, dir string, log 
 	return f, nil
 }
 
-// attach makes a file a loop device, which ends with the last who has it open.
-func attach(backing *os.File) (*os.File, error) {
+// Attach makes a file a loop device, which ends with the last who has it open.
+func Attach(backing *os.File) (*os.File, error) {
 	control, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
 	if err != nil {
 		return nil, err
