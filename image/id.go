@@ -87,17 +87,18 @@ const (
 // A Hasher computes IDs under the keys of one domain. It belongs to one
 // goroutine at a time; Clone makes another.
 type Hasher struct {
-	mask        uint64
-	block, page *blake3.Hasher
-	key         [32]byte
-	algorithm   string
+	mask    uint64
+	key     [32]byte // of blocks
+	pageKey [32]byte
+	// Each takes 10 KiB, and most goroutines need one of them.
+	block, page *blake3.Hasher // nil until first used
 	sum         []byte
 }
 
 // NewHasher returns a Hasher under a domain's 32-byte ID key. Pages are hashed
 // under a key derived from it, so that disk content never passes for a page.
 func NewHasher(algorithm string, key [32]byte) (*Hasher, error) {
-	h := &Hasher{key: key, algorithm: algorithm, sum: make([]byte, 0, 32)}
+	h := &Hasher{key: key, sum: make([]byte, 0, 32)}
 	switch algorithm {
 	case IDAlgorithm:
 		h.mask = ^uint64(0)
@@ -106,27 +107,13 @@ func NewHasher(algorithm string, key [32]byte) (*Hasher, error) {
 	default:
 		return nil, fmt.Errorf("unknown ID algorithm %q", algorithm)
 	}
-	var pageKey [32]byte
-	blake3.DeriveKey("platter 2026 map page ID", key[:], pageKey[:])
-	h.block, h.page = keyed(key), keyed(pageKey)
+	blake3.DeriveKey("platter 2026 map page ID", key[:], h.pageKey[:])
 	return h, nil
-}
-
-func keyed(key [32]byte) *blake3.Hasher {
-	h, err := blake3.NewKeyed(key[:])
-	if err != nil {
-		panic(err) // only for a key that is not 32 bytes long
-	}
-	return h
 }
 
 // Clone returns a Hasher of the same domain for another goroutine.
 func (h *Hasher) Clone() *Hasher {
-	c, err := NewHasher(h.algorithm, h.key)
-	if err != nil {
-		panic(err) // h itself passed this check
-	}
-	return c
+	return &Hasher{mask: h.mask, key: h.key, pageKey: h.pageKey, sum: make([]byte, 0, 32)}
 }
 
 // Block returns the ID of a block; the zero ID if p holds zeros only.
@@ -134,7 +121,8 @@ func (h *Hasher) Block(p []byte) ID {
 	if IsZero(p) {
 		return ID{}
 	}
-	return h.id(h.block, p)
+	h.strong(&h.block, &h.key, p)
+	return h.finish(p)
 }
 
 // Page returns the ID of a map page's content; the zero ID if it is zeros only.
@@ -142,7 +130,8 @@ func (h *Hasher) Page(p []byte) ID {
 	if IsZero(p) {
 		return ID{}
 	}
-	return h.id(h.page, p)
+	h.strong(&h.page, &h.pageKey, p)
+	return h.finish(p)
 }
 
 // Is reports whether p is the block that id names.
@@ -158,22 +147,26 @@ func (h *Hasher) Compare(p []byte, before ID) ID {
 	if before.IsZero() || IsZero(p) {
 		return h.Block(p)
 	}
-	h.strong(h.block, p)
+	h.strong(&h.block, &h.key, p)
 	if bytes.Equal(h.sum[:24], before[8:]) {
 		return before
 	}
 	return h.finish(p)
 }
 
-func (h *Hasher) id(b *blake3.Hasher, p []byte) ID {
-	h.strong(b, p)
-	return h.finish(p)
-}
-
-func (h *Hasher) strong(b *blake3.Hasher, p []byte) {
-	b.Reset()
-	b.Write(p)
-	h.sum = b.Sum(h.sum[:0])
+// strong puts the keyed BLAKE3 of p into sum, by a hasher that it makes when
+// there is none.
+func (h *Hasher) strong(b **blake3.Hasher, key *[32]byte, p []byte) {
+	if *b == nil {
+		var err error
+		if *b, err = blake3.NewKeyed(key[:]); err != nil {
+			panic(err) // only for a key that is not 32 bytes long
+		}
+	} else {
+		(*b).Reset()
+	}
+	(*b).Write(p)
+	h.sum = (*b).Sum(h.sum[:0])
 }
 
 func (h *Hasher) finish(p []byte) (id ID) {

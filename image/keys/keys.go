@@ -35,6 +35,8 @@ type Domain struct {
 	private hpke.PrivateKey
 
 	signing *signing // nil in a repository that is not encrypted
+
+	ready *digesters // under Structure; nil until it is there to stay
 }
 
 // New returns a Domain of random keys.
@@ -42,6 +44,7 @@ func New() *Domain {
 	d := new(Domain)
 	rand.Read(d.ID[:])
 	rand.Read(d.Structure[:])
+	d.ready = d.digesters()
 	return d
 }
 
@@ -137,52 +140,18 @@ func maxPayload(kind string) int {
 // MaxObject is the length of the largest object of a kind, in bytes.
 func MaxObject(kind string) int64 { return int64(headerSize + maxPayload(kind) + tailSize) }
 
-// public is the digest key of the two kinds that are read before any key is
-// known. It detects damage and swapped names, not forgery.
-func public() (key [32]byte) {
-	blake3.DeriveKey("platter 2026 public object digest", nil, key[:])
-	return key
-}
-
-func (d *Domain) digestKey(kind string) (key [32]byte) {
-	if kind == KindConfig || kind == KindSlot {
-		return public()
-	}
-	blake3.DeriveKey("platter 2026 object digest", d.Structure[:], key[:])
-	return key
-}
-
-// FooterKey is the digest key of segment footers.
-func (d *Domain) FooterKey() (key [32]byte) {
-	blake3.DeriveKey("platter 2026 segment footer digest", d.Structure[:], key[:])
-	return key
-}
-
 // VolumeTag returns the name that a volume's line of images has in the store,
 // 32 hex digits that do not tell the volume's own. Those who hold the data key
 // share one line; any other writer has its own, so that nobody writes into
 // another's. writer is "" for the first, else the writer's String.
 func (d *Domain) VolumeTag(volume, writer string) string {
-	var key, tag [32]byte
-	blake3.DeriveKey("platter 2026 volume tag", d.Structure[:], key[:])
+	var tag [32]byte
 	line := []byte(volume)
 	if writer != "" {
 		line = append(append(line, 0), writer...)
 	}
-	Sum(&tag, key, line)
+	d.digesters().volume.sum(&tag, line)
 	return hex.EncodeToString(tag[:16])
-}
-
-// Sum puts the keyed BLAKE3-256 of the concatenated parts into out.
-func Sum(out *[32]byte, key [32]byte, parts ...[]byte) {
-	h, err := blake3.NewKeyed(key[:])
-	if err != nil {
-		panic(err) // only for a key that is not 32 bytes long
-	}
-	for _, p := range parts {
-		h.Write(p)
-	}
-	h.Sum(out[:0])
 }
 
 // protection is how objects of a kind are stored. Those that are read before
@@ -233,7 +202,10 @@ func (d *Domain) SealBytes(kind, name string, payload []byte) ([]byte, image.Dig
 func (d *Domain) end(kind, name string, b []byte) ([]byte, image.Digest, error) {
 	certificate := d.Certificate()
 	b = append(b, certificate[:]...)
-	inner := d.digest(kind, name, b)
+	var inner image.Digest
+	if d.signs() {
+		inner = d.digest(kind, name, b)
+	}
 	signature := d.Sign(objectContext, inner[:])
 	b = append(b, signature[:]...)
 	sum := d.digest(kind, name, b)
@@ -247,7 +219,7 @@ func (d *Domain) objectAEAD(header []byte) cipher.AEAD {
 
 func (d *Domain) digest(kind, name string, body []byte) (sum image.Digest) {
 	length := binary.LittleEndian.AppendUint32(nil, uint32(len(name)))
-	Sum((*[32]byte)(&sum), d.digestKey(kind), length, []byte(name), body)
+	d.digester(kind).sum((*[32]byte)(&sum), length, []byte(name), body)
 	return sum
 }
 
@@ -299,7 +271,10 @@ func (d *Domain) signer(kind, name string, b []byte) (Writer, error) {
 		return Writer{}, nil
 	}
 	body, signature := b[:len(b)-SignatureSize], b[len(b)-SignatureSize:]
-	inner := d.digest(kind, name, body)
+	var inner image.Digest
+	if d.signs() {
+		inner = d.digest(kind, name, body)
+	}
 	w, err := d.Signer(objectContext, body[len(body)-CertificateSize:], signature, inner[:])
 	if err == nil && !anyWriter(kind) && !w.MayCollect() {
 		err = fmt.Errorf("written by %.16s, which only writes images: %w", w, ErrForged)

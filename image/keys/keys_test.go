@@ -198,8 +198,8 @@ func TestHostileObjects(t *testing.T) {
 }
 
 func TestKeysOfOtherThingsDiffer(t *testing.T) {
-	object, footer := ours.digestKey(KindManifest), ours.FooterKey()
-	if public := ours.digestKey(KindConfig); object == footer || object == public || footer == public || object == ours.Structure {
+	object, footer := ours.digester(KindManifest).key, ours.digesters().footer.key
+	if public := ours.digester(KindConfig).key; object == footer || object == public || footer == public || object == ours.Structure {
 		t.Error("two of the derived keys are one")
 	}
 	if a, b := ours.VolumeTag("h/a", ""), ours.VolumeTag("h/b", ""); a == b || len(a) != 32 || a == theirs.VolumeTag("h/a", "") || a == ours.VolumeTag("h/a", "01") {
@@ -221,7 +221,7 @@ func TestSlotsHoldTheirKeys(t *testing.T) {
 		t.Fatalf("name %q, %v", name, err)
 	}
 	got, err := OpenSlot(name, object, nil)
-	if err != nil || *got != *d {
+	if err != nil || got.Fingerprint() != d.Fingerprint() {
 		t.Fatalf("got %v, %v, want the keys", got, err)
 	}
 	if _, err := OpenSlot("keys/0", object, nil); !errors.Is(err, image.ErrCorrupt) {

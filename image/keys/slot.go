@@ -271,7 +271,7 @@ func (s *Slot) key(secret []byte) (key [32]byte, err error) {
 	}
 	if s.Type == SlotKeyFile {
 		d := Domain{}
-		Sum(&d.Structure, public(), secret)
+		public().sum(&d.Structure, secret)
 		return d.derive("platter 2026 key file", salt), nil
 	}
 	a := s.Argon2id
@@ -339,6 +339,7 @@ func domain(s secrets) (*Domain, error) {
 		}
 		copy(f.dst, b)
 	}
+	d.ready = d.digesters()
 	if s.Public == "" {
 		return d, nil
 	}

@@ -150,7 +150,7 @@ func (d *Domain) MadeBy(maker *Domain) *Domain {
 
 // Writer returns who signs with these keys.
 func (d *Domain) Writer() Writer {
-	if d == nil || d.signing == nil {
+	if !d.signs() {
 		return Writer{Rights: allRights}
 	}
 	return Writer{Key: [32]byte(d.signing.certificate[:32]), Rights: Rights(d.signing.certificate[32])}
@@ -159,16 +159,19 @@ func (d *Domain) Writer() Writer {
 // Certificate returns the certificate of these keys' writer; zeros where
 // nothing is signed.
 func (d *Domain) Certificate() (c [CertificateSize]byte) {
-	if d != nil && d.signing != nil {
+	if d.signs() {
 		c = d.signing.certificate
 	}
 	return c
 }
 
+// signs reports whether objects of these keys bear a signature.
+func (d *Domain) signs() bool { return d != nil && d.signing != nil }
+
 // Sign returns the signature of a message, under a context, by these keys'
 // writer; zeros where nothing is signed. The message covers the certificate.
 func (d *Domain) Sign(context string, message []byte) (signature [SignatureSize]byte) {
-	if d != nil && d.signing != nil {
+	if d.signs() {
 		copy(signature[:], ed25519.Sign(d.signing.key, append([]byte(context), message...)))
 	}
 	return signature
@@ -177,7 +180,7 @@ func (d *Domain) Sign(context string, message []byte) (signature [SignatureSize]
 // Signer checks a signature that Sign made, and returns who made it. It
 // returns ErrForged, where nothing is signed also for what is not zero.
 func (d *Domain) Signer(context string, certificate, signature, message []byte) (Writer, error) {
-	if d == nil || d.signing == nil {
+	if !d.signs() {
 		for _, b := range [][]byte{certificate, signature} {
 			for _, c := range b {
 				if c != 0 {

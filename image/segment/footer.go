@@ -123,7 +123,7 @@ func (tail Tail) Open(d *keys.Domain, o Object) (*Footer, error) {
 	}
 	footer := tail.Footer
 	var sum [32]byte
-	keys.Sum(&sum, d.FooterKey(), footer, t.raw[:112])
+	d.SumFooter(&sum, footer, t.raw[:112])
 	if int64(len(footer)) != t.footerLength || sum != [32]byte(t.raw[112:144]) {
 		return nil, fmt.Errorf("%s: footer at %d: digest differs: %w", name, t.footerOffset, image.ErrCorrupt)
 	}
@@ -360,7 +360,7 @@ func CheckHeader(b []byte, d *keys.Domain, repository [16]byte, f *Footer) error
 	}
 	b = b[:headerSize]
 	var sum [32]byte
-	keys.Sum(&sum, d.FooterKey(), b)
+	d.SumFooter(&sum, b)
 	switch {
 	case string(b[:8]) != headerMagic:
 		return bad("wrong magic")

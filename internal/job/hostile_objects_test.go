@@ -93,7 +93,7 @@ func (v *villain) segment(patch func(b []byte) []byte) string {
 	if n := uint64(len(b)); offset <= n && length <= n-offset {
 		footer = b[offset:][:length]
 	}
-	keys.Sum((*[32]byte)(t[112:]), v.env.Repo.Keys.FooterKey(), footer, t[:112])
+	v.env.Repo.Keys.SumFooter((*[32]byte)(t[112:]), footer, t[:112])
 	binary.LittleEndian.PutUint64(t[segment.TrailerSize-8:], xxhash.Sum64(t[:segment.TrailerSize-8]))
 	return name
 }
