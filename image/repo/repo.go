@@ -27,6 +27,9 @@ var (
 	ErrNoRepository = errors.New("no repository")
 	// ErrIsRepository means that the store holds one already.
 	ErrIsRepository = errors.New("holds a repository already")
+	// ErrRemains means that the store holds objects of a repository that has
+	// lost its config.
+	ErrRemains = errors.New("holds what is left of a repository")
 )
 
 // Block sizes that a repository can have, in bytes.
@@ -96,6 +99,9 @@ func Init(ctx context.Context, st store.Store, opts InitOptions) (*Repo, error) 
 	} else if !errors.Is(err, store.ErrNotFound) {
 		return nil, err
 	}
+	if err := remains(ctx, st); err != nil {
+		return nil, err
+	}
 	var id [16]byte
 	rand.Read(id[:])
 	d, err := newDomain(opts.Encryption)
@@ -128,6 +134,20 @@ func Init(ctx context.Context, st store.Store, opts InitOptions) (*Repo, error) 
 		return nil, fmt.Errorf("init %s: write config: %w", st.Location(), err)
 	}
 	return attach(st, c, d)
+}
+
+// remains returns an error when a store holds what is left of a repository that
+// has lost its config: to a new one it would be garbage.
+func remains(ctx context.Context, st store.Store) error {
+	for _, prefix := range []string{"segments/", "images/"} {
+		err := st.List(ctx, prefix, func(o store.Info) error {
+			return fmt.Errorf("%s: %w, %s, and no config: put back config and keys/ from a copy, or name another place", st.Location(), ErrRemains, o.Name)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func checkBlockSize(n int) error {

@@ -61,7 +61,7 @@ func TestInitThenOpen(t *testing.T) {
 		if want == 0 {
 			want = DefaultBlockSize
 		}
-		if r.ID != made.ID || *r.Keys != *made.Keys || r.Config.BlockSize != want || r.ID == [16]byte{} {
+		if r.ID != made.ID || r.Keys.Fingerprint() != made.Keys.Fingerprint() || r.Config.BlockSize != want || r.ID == [16]byte{} {
 			t.Errorf("%+v: opened %+v", opts, r.Config)
 		}
 		if a, b := r.Hasher().Block([]byte("x")), made.Hasher().Block([]byte("x")); a != b || (a.Hash64() <= 0xff) != (opts.IDAlgorithm == image.IDAlgorithm8) {
@@ -115,6 +115,21 @@ func (h hooked) Put(ctx context.Context, name string, parts ...[]byte) error {
 	return h.Store.Put(ctx, name, parts...)
 }
 
+func TestInitLeavesWhatIsLeftOfARepository(t *testing.T) {
+	for _, left := range []string{"segments/ab/" + strings.Repeat("ab", 16), "images/" + strings.Repeat("ab", 16) + "/0000000000000001"} {
+		st := mem.New()
+		if err := st.Put(t.Context(), left, []byte("left")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Init(t.Context(), st, InitOptions{}); !errors.Is(err, ErrRemains) || !strings.Contains(err.Error(), left) {
+			t.Errorf("%s without a config: %v, want ErrRemains", left, err)
+		}
+		if n := len(contents(t, st)); n != 1 {
+			t.Errorf("%d objects, want the one that was left", n)
+		}
+	}
+}
+
 func TestTwoInitsMakeOneRepository(t *testing.T) {
 	st := mem.New()
 	var winner *Repo
@@ -129,7 +144,7 @@ func TestTwoInitsMakeOneRepository(t *testing.T) {
 	if _, err := Init(t.Context(), slow, InitOptions{}); !errors.Is(err, ErrIsRepository) {
 		t.Errorf("the slower init: %v, want ErrIsRepository", err)
 	}
-	if r, err := Open(t.Context(), st); err != nil || r.ID != winner.ID || *r.Keys != *winner.Keys {
+	if r, err := Open(t.Context(), st); err != nil || r.ID != winner.ID || r.Keys.Fingerprint() != winner.Keys.Fingerprint() {
 		t.Errorf("opened another repository than the quicker init made: %v", err)
 	}
 }
@@ -154,7 +169,7 @@ func TestSlotOfADeadInitIsPassedOver(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r, err := Open(t.Context(), st); err != nil || *r.Keys != *made.Keys {
+	if r, err := Open(t.Context(), st); err != nil || r.Keys.Fingerprint() != made.Keys.Fingerprint() {
 		t.Fatalf("opened with other keys: %v", err)
 	}
 	// A slot damaged beside the right one is no problem, without it it is.
@@ -171,7 +186,7 @@ func TestSlotOfADeadInitIsPassedOver(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		right := *d == *made.Keys
+		right := d.Fingerprint() == made.Keys.Fingerprint()
 		st.Replace(name, append([]byte("X"), whole[1:]...))
 		_, err = Open(t.Context(), st)
 		if right && !errors.Is(err, image.ErrCorrupt) || !right && err != nil {

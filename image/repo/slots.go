@@ -96,7 +96,8 @@ const maxSlotCost = 24
 
 // openKeys tries every slot until one opens and holds the keys of the config,
 // with the data key if any slot gives that. A slot that a dead init left
-// behind holds others.
+// behind holds others. Those that came later are tried later, so that whoever
+// adds some without end leaves the others their turn.
 func openKeys(ctx context.Context, st store.Store, config *Config, c *keys.Credentials) (*keys.Domain, error) {
 	sealed := config.Encryption != noEncryption
 	if !sealed && !c.Empty() {
@@ -139,15 +140,24 @@ func openKeys(ctx context.Context, st store.Store, config *Config, c *keys.Crede
 	return nil, problem
 }
 
-// Slots calls f for every key slot; err tells of one that cannot be read.
+// Slots calls f for every key slot, in the order in which they came into the
+// store; err tells of one that cannot be read.
 func Slots(ctx context.Context, st store.Store, f func(name string, object []byte, err error)) error {
+	var list []store.Info
 	err := st.List(ctx, slotPrefix, func(o store.Info) error {
-		object, err := Object(ctx, st, keys.KindSlot, o.Name)
-		f(o.Name, object, err)
-		return ctx.Err()
+		list = append(list, o)
+		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("list key slots: %w", err)
+	}
+	slices.SortStableFunc(list, func(a, b store.Info) int { return a.Modified.Compare(b.Modified) })
+	for _, o := range list {
+		object, err := Object(ctx, st, keys.KindSlot, o.Name)
+		if ctx.Err() != nil {
+			return fmt.Errorf("list key slots: %w", ctx.Err())
+		}
+		f(o.Name, object, err)
 	}
 	return nil
 }
@@ -223,6 +233,9 @@ func (r *Repo) AddSlot(ctx context.Context, d *keys.Domain, slot NewSlot, proof 
 	if err != nil {
 		return "", fmt.Errorf("add key: %w", err)
 	}
+	if err := r.tried(ctx, name, object); err != nil {
+		return "", fmt.Errorf("add key: %w", err)
+	}
 	if proof != nil {
 		opened, err := keys.OpenSlot(name, object, proof)
 		if err != nil || opened.Fingerprint() != r.Config.Domain || opened.CanRead() != d.CanRead() {
@@ -240,6 +253,24 @@ func (r *Repo) AddSlot(ctx context.Context, d *keys.Domain, slot NewSlot, proof 
 		return "", fmt.Errorf("add key: read it back: %w", err)
 	}
 	return name, nil
+}
+
+// tried returns an error for a new slot that a password would not be tried on,
+// for all those that it is tried on before.
+func (r *Repo) tried(ctx context.Context, name string, object []byte) error {
+	cost := keys.SlotCost(name, object)
+	if cost == 0 {
+		return nil
+	}
+	err := Slots(ctx, r.Store, func(name string, object []byte, err error) {
+		if err == nil {
+			cost += keys.SlotCost(name, object)
+		}
+	})
+	if err == nil && cost > maxSlotCost {
+		err = errors.New("with one more password slot there would be too many to try: remove some first, those that are not of this repository's keys among them")
+	}
+	return err
 }
 
 // AgeSlot makes slots for an age recipient.
