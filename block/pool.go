@@ -41,38 +41,26 @@ func FreeAligned(b []byte) error {
 	return nil
 }
 
-// A Pool holds a fixed number of aligned buffers of one size. They are the
+// A Pool holds aligned buffers of one size, a fixed number at most. They are the
 // bound on memory of whoever reads through it: Get waits until a buffer is
 // free. A Pool is safe for concurrent use.
 type Pool struct {
 	size  int
-	count int
-	free  chan []byte
+	turns chan struct{} // one for each buffer that may be handed out
 
-	mu   sync.Mutex
-	ours map[*byte]bool // first byte of each buffer; true while handed out
+	mu     sync.Mutex
+	idle   [][]byte       // the one used last is used next: its memory is there already
+	out    map[*byte]bool // first byte of each buffer handed out
+	closed bool
 }
 
-// NewPool makes a pool of count buffers of size bytes each. The memory is
-// reserved at once, and used when the buffers first are.
+// NewPool makes a pool of count buffers of size bytes each. Memory is taken for
+// as many as are in use at the same time.
 func NewPool(count, size int) (*Pool, error) {
-	if count < 1 {
-		return nil, fmt.Errorf("make pool of %d buffers: need one at least", count)
+	if count < 1 || size < 1 {
+		return nil, fmt.Errorf("make pool of %d buffers of %d bytes: need one at least", count, size)
 	}
-	p := &Pool{
-		size: size, count: count,
-		free: make(chan []byte, count),
-		ours: make(map[*byte]bool, count),
-	}
-	for range count {
-		b, err := AllocAligned(size)
-		if err != nil {
-			return nil, errors.Join(fmt.Errorf("make pool of %d buffers: %w", count, err), p.Close())
-		}
-		p.ours[&b[0]] = false
-		p.free <- b
-	}
-	return p, nil
+	return &Pool{size: size, turns: make(chan struct{}, count), out: make(map[*byte]bool, count)}, nil
 }
 
 // BufferSize returns the length in bytes of the pool's buffers.
@@ -87,17 +75,32 @@ func (p *Pool) Get(ctx context.Context) ([]byte, error) {
 		return nil, err
 	}
 	select {
-	case b, ok := <-p.free:
-		if !ok {
-			return nil, errors.New("get buffer: the pool is closed")
-		}
-		p.mu.Lock()
-		p.ours[&b[0]] = true
-		p.mu.Unlock()
-		return b, nil
+	case p.turns <- struct{}{}:
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
+	b, err := p.take()
+	if err != nil {
+		<-p.turns
+	}
+	return b, err
+}
+
+func (p *Pool) take() (b []byte, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch n := len(p.idle); {
+	case p.closed:
+		return nil, errors.New("get buffer: the pool is closed")
+	case n > 0:
+		b, p.idle = p.idle[n-1], p.idle[:n-1]
+	default:
+		if b, err = AllocAligned(p.size); err != nil {
+			return nil, err
+		}
+	}
+	p.out[&b[0]] = true
+	return b, nil
 }
 
 // Put gives a buffer back; it may have been shortened at its end. It panics
@@ -110,11 +113,12 @@ func (p *Pool) Put(b []byte) {
 	b = b[:p.size]
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !p.ours[&b[0]] {
+	if !p.out[&b[0]] {
 		panic("block: buffer put twice, or into a pool it did not come from")
 	}
-	p.ours[&b[0]] = false
-	p.free <- b // has room for every buffer
+	delete(p.out, &b[0])
+	p.idle = append(p.idle, b)
+	<-p.turns
 }
 
 // Close frees the buffers. All must have been put back: it returns an error
@@ -122,19 +126,18 @@ func (p *Pool) Put(b []byte) {
 func (p *Pool) Close() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.ours == nil {
+	if p.closed {
 		return nil
 	}
-	close(p.free)
+	p.closed = true
 	var errs []error
-	for b := range p.free {
-		delete(p.ours, &b[0])
+	for _, b := range p.idle {
 		errs = append(errs, FreeAligned(b))
 	}
-	if n := len(p.ours); n > 0 {
-		errs = append(errs, fmt.Errorf("close pool: %d of %d buffers are still in use", n, p.count))
+	p.idle = nil
+	if n := len(p.out); n > 0 {
+		errs = append(errs, fmt.Errorf("close pool: %d of %d buffers are still in use", n, cap(p.turns)))
 	}
-	p.ours = nil
 	return errors.Join(errs...)
 }
 

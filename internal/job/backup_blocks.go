@@ -77,7 +77,6 @@ func (w *worker) chunk(ctx context.Context, c chunk) error {
 	defer w.pool.Put(buf)
 	off := (c.leaf.first + int64(c.first)) * w.blockSize
 	buf = buf[:min(int64(c.blocks)*w.blockSize, w.size-off)]
-	w.arena = slices.Grow(w.arena, len(buf)) // payloads are not longer than blocks
 	if err := w.throttle.wait(ctx, len(buf)); err != nil {
 		return err
 	}
@@ -176,6 +175,9 @@ func (w *worker) place(ctx context.Context, c chunk, buf []byte) error {
 		if !mine {
 			w.counts.known.Add(int64(len(p)))
 			continue
+		}
+		if len(w.fresh) == 0 {
+			w.arena = slices.Grow(w.arena, len(buf)) // payloads are not longer than blocks
 		}
 		if err := w.encode(id, s, p); err != nil {
 			return err
