@@ -95,6 +95,14 @@ func (p *process) random() *rand.Rand {
 // lapsed.
 func (p *process) excused() bool { return p.late || !p.s.calm }
 
+// problem tells of an error of the process. A broken program's is no news: what
+// comes of it is.
+func (p *process) problem(format string, args ...any) {
+	if p.s.mutant == nil {
+		p.s.problem(p.name+": "+format, args...)
+	}
+}
+
 // backup makes two images.
 func (p *process) backup() {
 	rng, env := p.random(), p.env(true)
@@ -115,7 +123,7 @@ func (p *process) backup() {
 			return
 		}
 		if err != nil && !(p.excused() && strings.Contains(err.Error(), "withdrawn")) {
-			p.s.problem("%s of %s: %v", p.name, volume, err)
+			p.problem("%s: %v", volume, err)
 		}
 	}
 }
@@ -130,7 +138,7 @@ func (p *process) prune() {
 		if err == nil || p.dead || p.excused() && strings.Contains(err.Error(), "the lease ran out") {
 			continue
 		}
-		p.s.problem("%s: %v", p.name, err)
+		p.problem("%v", err)
 	}
 }
 
@@ -151,7 +159,7 @@ func (p *process) collect() {
 		case strings.Contains(text, "the lease ran out") && p.excused():
 		case p.s.anyLate() && (errors.Is(err, image.ErrCorrupt) || errors.Is(err, store.ErrNotFound)):
 		default:
-			p.s.problem("%s: %v", p.name, err)
+			p.problem("%v", err)
 		}
 	}
 }
@@ -164,7 +172,7 @@ func (p *process) verify() {
 	for range p.random().IntN(2) {
 		report, err := Verify(context.Background(), env, VerifyOptions{ReadData: true})
 		if err != nil && !errors.Is(err, ErrDamaged) {
-			p.s.problem("%s: %v", p.name, err)
+			p.problem("%v", err)
 			return
 		}
 		for _, d := range report.Damage {
@@ -181,7 +189,7 @@ func (p *process) restore() {
 	for range 3 {
 		all, _, err := Images(context.Background(), env, "")
 		if err != nil {
-			p.s.problem("%s: list: %v", p.name, err)
+			p.problem("list: %v", err)
 			return
 		}
 		if len(all) == 0 {
@@ -269,29 +277,30 @@ func (s *schedule) check() {
 			s.problem("image %d of %s (%s): %v", m.Seq, m.Volume, m.Device.Name, err)
 		}
 	}
+	buried := s.buried()
 	for id := range s.made {
-		if !there[id] && !s.buried(id) {
+		if !there[id] && !buried[id] {
 			s.problem("image %s is gone, and nobody forgot it", id)
 		}
 	}
 }
 
-// buried reports whether there is a tombstone of an image.
-func (s *schedule) buried(id image.ImageID) bool {
-	found := false
+// buried returns the images of which there is a tombstone.
+func (s *schedule) buried() map[image.ImageID]bool {
+	all := map[image.ImageID]bool{}
 	err := s.under.List(context.Background(), "trash/images/", func(o store.Info) error {
 		object, err := s.under.Get(context.Background(), o.Name, 1<<30)
 		var t repo.Tombstone
 		if err == nil {
 			_, err = s.repo.Keys.Open(keys.KindTombstone, o.Name, object, &t)
 		}
-		found = found || t.Image.ID == id
+		all[t.Image.ID] = true
 		return err
 	})
 	if err != nil {
 		s.problem("read tombstones: %v", err)
 	}
-	return found
+	return all
 }
 
 // settle lets what is left of the schedule be cleaned up by one machine after
@@ -412,6 +421,7 @@ type mutant struct {
 	got     func(g *gate, name string, b []byte) []byte
 	listed  func(g *gate, prefix, after string, page []store.Info) []store.Info
 	uptime  func(p *process) time.Duration
+	after   func(s *schedule, p *process, what string) // an operation
 	noTicks bool
 	late    string // by this kind of process segments are put some time after their put
 	skew    map[string]time.Duration

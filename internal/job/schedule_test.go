@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"regexp"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -320,7 +321,8 @@ func (s *schedule) rest() bool {
 		}
 	}
 	if s.busy() {
-		s.problem("nobody can go on: a deadlock")
+		stacks := make([]byte, 1<<20)
+		s.problem("nobody can go on: a deadlock\n%s", stacks[:runtime.Stack(stacks, true)])
 	}
 	return false
 }
@@ -351,6 +353,9 @@ func (s *schedule) grant(p *process, i int) {
 	}
 	r.turn <- nil
 	synctest.Wait()
+	if m := s.mutant; m != nil && m.after != nil {
+		m.after(s, p, r.what)
+	}
 }
 
 // kill ends a process at an operation, which had its effect or had not. What
@@ -369,13 +374,14 @@ func (s *schedule) kill(p *process, r *request) {
 		other.turn <- errDead
 	}
 	p.none()
-	synctest.Wait()
 	if p.revives {
 		again := *p
 		again.name, again.dead, again.done, again.dies, again.ops, again.pending, again.memory = p.name+"'", false, false, 0, 0, nil, nil
 		s.processes = append(s.processes, &again)
+		synctest.Wait()
 		s.launch(&again)
 	}
+	synctest.Wait() // until it asks for something, too
 }
 
 // A happening is what a process did, or what befell it.

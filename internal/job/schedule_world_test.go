@@ -298,10 +298,7 @@ func (g *gate) Head(ctx context.Context, name string) (info store.Info, err erro
 func (g *gate) List(ctx context.Context, prefix string, f func(store.Info) error) error {
 	list := func(after string) (page []store.Info, err error) {
 		err = g.do("list", prefix, func() error {
-			return g.under.List(ctx, prefix, func(o store.Info) error {
-				if o.Name <= after {
-					return nil
-				}
+			return g.under.ListAfter(ctx, prefix, after, func(o store.Info) error {
 				if page = append(page, o); len(page) == listPage {
 					return errPage
 				}

@@ -21,6 +21,7 @@ import (
 type Store struct {
 	mu      sync.Mutex
 	objects map[string]object
+	names   []string // of them, in order
 	now     time.Time
 }
 
@@ -40,7 +41,7 @@ func New() *Store {
 func (s *Store) Clone() *Store {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return &Store{objects: maps.Clone(s.objects), now: s.now}
+	return &Store{objects: maps.Clone(s.objects), names: slices.Clone(s.names), now: s.now}
 }
 
 // Epoch is when every store's clock starts.
@@ -58,6 +59,14 @@ func (s *Store) Advance(d time.Duration) {
 func (s *Store) Replace(name string, data []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.set(name, data)
+}
+
+// set puts an object under a name, which may be taken.
+func (s *Store) set(name string, data []byte) {
+	if i, there := slices.BinarySearch(s.names, name); !there {
+		s.names = slices.Insert(s.names, i, name)
+	}
 	s.objects[name] = object{data, s.now}
 }
 
@@ -73,7 +82,7 @@ func (s *Store) Put(ctx context.Context, name string, parts ...[]byte) error {
 		return fmt.Errorf("put %s: %w", name, store.ErrExists)
 	}
 	s.now = s.now.Add(time.Millisecond)
-	s.objects[name] = object{data, s.now}
+	s.set(name, data)
 	return nil
 }
 
@@ -115,29 +124,40 @@ func (s *Store) Head(ctx context.Context, name string) (store.Info, error) {
 
 // List implements store.Store.
 func (s *Store) List(ctx context.Context, prefix string, f func(store.Info) error) error {
+	return s.ListAfter(ctx, prefix, "", f)
+}
+
+// ListAfter is List from the first name on that comes after another.
+func (s *Store) ListAfter(ctx context.Context, prefix, after string, f func(store.Info) error) error {
 	if err := store.CheckPrefix(prefix); err != nil {
 		return fmt.Errorf("list %s: %w", prefix, err)
 	}
-	for _, name := range s.names(prefix) {
-		info, err := s.Head(ctx, name)
-		if ctx.Err() == nil && err != nil {
-			continue // deleted meanwhile
+	info, ok := s.next(prefix, max(prefix, after), after == "")
+	for ; ok; info, ok = s.next(prefix, info.Name, false) {
+		if ctx.Err() != nil {
+			break
 		}
-		if err == nil {
-			err = f(info)
-		}
-		if err != nil {
+		if err := f(info); err != nil {
 			return err
 		}
 	}
 	return ctx.Err()
 }
 
-func (s *Store) names(prefix string) []string {
+// next describes the first object after a name, or under it too, whose name
+// begins with prefix.
+func (s *Store) next(prefix, name string, itself bool) (info store.Info, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	names := slices.Sorted(maps.Keys(s.objects))
-	return slices.DeleteFunc(names, func(name string) bool { return !strings.HasPrefix(name, prefix) })
+	i, there := slices.BinarySearch(s.names, name)
+	if there && !itself {
+		i++
+	}
+	if i == len(s.names) || !strings.HasPrefix(s.names[i], prefix) {
+		return info, false
+	}
+	o := s.objects[s.names[i]]
+	return store.Info{Name: s.names[i], Size: int64(len(o.data)), Modified: o.modified}, true
 }
 
 // Delete implements store.Store.
@@ -147,9 +167,11 @@ func (s *Store) Delete(ctx context.Context, name string) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, ok := s.objects[name]; !ok {
+	i, ok := slices.BinarySearch(s.names, name)
+	if !ok {
 		return fmt.Errorf("delete %s: %w", name, store.ErrNotFound)
 	}
+	s.names = slices.Delete(s.names, i, i+1)
 	delete(s.objects, name)
 	return nil
 }
