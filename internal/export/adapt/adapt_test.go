@@ -342,7 +342,14 @@ func want(t *testing.T, what, got string, parts ...string) {
 func TestSystemStartsOnOtherHardware(t *testing.T) {
 	for _, c := range []struct{ kind, pack string }{{"ext4", "gzip"}, {"xfs", "zstd"}, {"btrfs", "lz4"}} {
 		t.Run(c.kind, func(t *testing.T) {
-			b := build(t, c.kind, debian(t, packers()[c.pack]), map[string]string{"EFI/debian/shimx64.efi": "the shim", "EFI/debian/grubx64.efi": "GRUB"})
+			files, ram := debian(t, packers()[c.pack]), "boot/initrd.img-"+release
+			if c.kind == "btrfs" { // as with dracut
+				files["etc/dracut.conf.d/local.conf"] = "compress=lz4\n"
+				files["boot/initramfs-"+release+".img"] = files[ram]
+				delete(files, ram)
+				ram = "boot/initramfs-" + release + ".img"
+			}
+			b := build(t, c.kind, files, map[string]string{"EFI/debian/shimx64.efi": "the shim", "EFI/debian/grubx64.efi": "GRUB"})
 			root, swap := b.id(2), b.id(3)
 			opts := b.options()
 			opts.ResetMachineID, opts.ResetNetwork = true, true
@@ -359,7 +366,10 @@ func TestSystemStartsOnOtherHardware(t *testing.T) {
 					t.Errorf("rules %q", got)
 				}
 				want(t, "interfaces", read("etc/network/interfaces"), "iface eth0 inet dhcp\n", "!hwaddress")
-				isAdapted(t, read("boot/initrd.img-"+release), swap)
+				isAdapted(t, read(ram), swap)
+				if got := read("etc/dracut.conf.d/zz-platter.conf"); strings.Contains(got, "hostonly=\"no\"\n") != (c.kind == "btrfs") {
+					t.Errorf("dracut's settings: %q", got)
+				}
 			})
 			esp := b.part(1)
 			want(t, "fallback", tool(t, "mtype", "-i", esp, "::/EFI/BOOT/BOOTX64.EFI"), "the shim")

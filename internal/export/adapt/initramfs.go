@@ -321,8 +321,8 @@ func (a *adapter) keepDrivers(s *system) error {
 			a.changed("%s on %s: MODULES is most, instead of %s", name, s.root.name, set)
 		}
 	}
-	if _, err := s.rootFS.list("/etc/dracut.conf.d"); err == nil {
-		const name = "/etc/dracut.conf.d/zz-platter.conf"
+	const name = "/etc/dracut.conf.d/zz-platter.conf"
+	if _, err := s.rootFS.list("/etc/dracut.conf.d"); err == nil && !exists(s.rootFS, name) {
 		if err := s.rootFS.write(name, []byte("# This disk was restored to other hardware.\nhostonly=\"no\"\n")); err != nil {
 			return err
 		}
