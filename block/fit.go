@@ -38,6 +38,8 @@ type FitTo struct {
 	Size   int64 // of the target, bytes
 	Sector int   // logical, bytes
 	Grow   bool  // the last partition takes the room that there is
+	// Firmware starts from the target, bios or uefi; "" is what the image starts by.
+	Firmware string
 }
 
 // A misfit is why an image cannot lie on the target.
@@ -68,6 +70,9 @@ func FitImage(image io.ReaderAt, size int64, table *Table, content string, to Fi
 	if table != nil {
 		f.from = int64(table.SectorSize)
 	}
+	if err := f.starts(); err != nil {
+		return nil, err
+	}
 	if err := f.contents(); err != nil {
 		return nil, err
 	}
@@ -78,6 +83,29 @@ func FitImage(image io.ReaderAt, size int64, table *Table, content string, to Fi
 		return f.Fit, f.gpt()
 	}
 	return f.Fit, f.mbr()
+}
+
+// starts refuses sectors that the image's system does not start from: a BIOS reads
+// by sectors of 512 bytes, and boot code finds the rest of itself by those of its
+// own disk. Of an MBR it is not known whether anything starts from it.
+func (f *fitter) starts() error {
+	if f.table == nil || f.table.Type != "gpt" || !f.converts() || f.to.Firmware == "uefi" {
+		return nil
+	}
+	first := make([]byte, mbrSize)
+	if _, err := readFull(f.image, first, 0); err != nil {
+		return err
+	}
+	switch firmware(f.table, first) {
+	case "bios":
+		return &misfit{
+			fmt.Sprintf("has sectors of %d bytes, and the image starts by a BIOS, whose boot code counts in sectors of %d", f.sector, f.from),
+			"choose a target with sectors of " + fmt.Sprint(f.from) + " bytes, or restore to a file",
+		}
+	case "both":
+		f.Notices = append(f.Notices, fmt.Sprintf("by a BIOS the image does not start from sectors of %d bytes: the machine must start by UEFI", f.sector))
+	}
+	return nil
 }
 
 // whole fits what has no table.

@@ -193,7 +193,7 @@ func TestDamagedPrimaryIsLeftAlone(t *testing.T) {
 	if err != nil || !f.Empty() || len(f.Notices) != 1 {
 		t.Errorf("got %+v, %v, want a notice", f, err)
 	}
-	for _, to := range []FitTo{{7 << 20, 512, false}, {32 << 20, 4096, false}} {
+	for _, to := range []FitTo{{Size: 7 << 20, Sector: 512}, {Size: 32 << 20, Sector: 4096}} {
 		if _, err := FitImage(r, 8<<20, table, content, to); !Unfit(err) {
 			t.Errorf("%+v: got %v, want a reason", to, err)
 		}

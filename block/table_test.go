@@ -369,7 +369,7 @@ func FuzzProbe(f *testing.F) {
 			firmware(table, disk)
 		}
 		size := int64(len(disk))
-		for _, to := range []FitTo{{size + 1<<20, 512, true}, {size + 1<<20, 4096, true}, {size, 4096, false}, {size - 4096, 512, false}} {
+		for _, to := range []FitTo{{Size: size + 1<<20, Sector: 512, Grow: true}, {Size: size + 1<<20, Sector: 4096, Grow: true}, {Size: size, Sector: 4096}, {Size: size - 4096, Sector: 512}} {
 			table, content := Probe(bytes.NewReader(disk), size, 512)
 			f, err := FitImage(bytes.NewReader(disk), size, table, content, to)
 			if err == nil {

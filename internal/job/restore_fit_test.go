@@ -295,6 +295,28 @@ func TestRestoreLeavesAHybridMBRAlone(t *testing.T) {
 	refused(t, env, 40<<20, 4096, RestoreOptions{Image: "disk"}, "hybrid MBR")
 }
 
+// A disk that starts both ways starts by UEFI alone from other sectors, which the
+// plan says.
+func TestCodeForABIOSIsOfItsOwnSectors(t *testing.T) {
+	disk := systemDisk(t, 512)
+	f := sparseFile(t, int64(len(disk)))
+	if err := os.WriteFile(f, disk, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	sgdisk(t, "-n4:0:+1M", "-t4:ef02", f)
+	disk = readFile(t, f)
+	copy(disk, "boot code")
+	env := newEnv(t, 64<<10)
+	diskImage(t, env, disk)
+	for sector, want := range map[int]bool{512: false, 4096: true} {
+		dev, _ := loop(t, junk(t, 96<<20), sector)
+		r := mustRestore(t, env, RestoreOptions{Image: "disk", Target: dev})
+		if got := strings.Contains(strings.Join(r.Plan.Notices, "\n"), "must start by UEFI"); got != want {
+			t.Errorf("sectors of %d: notices %q", sector, r.Plan.Notices)
+		}
+	}
+}
+
 // A disk of more than 2 TiB: its protective MBR says so as far as it can.
 func TestRestoreToADiskOfMoreThan2TiB(t *testing.T) {
 	disk := gptDisk(t, 24<<20)

@@ -59,6 +59,9 @@ func TestRefusalsWriteNothing(t *testing.T) {
 	volumeImage("plain", junk(t, 8<<20))
 	crooked := made(24<<20, "sgdisk", "-a1", "-n1:2049:+8M")
 	volumeImage("crooked", crooked)
+	biosDisk := made(24<<20, "sgdisk", "-n1:0:+1M", "-t1:ef02", "-n2:0:0")
+	copy(biosDisk, "boot code")
+	volumeImage("bios", biosDisk)
 
 	loopOf := func(size, sector int) func(t *testing.T) (string, string) {
 		return func(t *testing.T) (string, string) {
@@ -144,6 +147,7 @@ func TestRefusalsWriteNothing(t *testing.T) {
 		{name: "ext4 with blocks of 1024 on sectors of 4096", reason: "which was made with blocks of 1024", image: "smallblocks", target: loopOf(size, 4096)},
 		{name: "XFS for sectors of 512 on sectors of 4096", reason: "which was made for sectors of 512", image: "xfs512", target: loopOf(320<<20, 4096)},
 		{name: "a partition that begins within a sector of the target", reason: "which is no multiple of that", image: "crooked", target: loopOf(size, 4096)},
+		{name: "code for a BIOS on sectors of 4096", reason: "starts by a BIOS", image: "bios", target: loopOf(size, 4096)},
 		{name: "not confirmed", reason: "not confirmed", is: ErrConfirm, target: loopOf(size, 512), opts: RestoreOptions{
 			Confirm: func(*RestorePlan) (bool, error) { return false, nil },
 		}},

@@ -118,7 +118,7 @@ func partitionsThere(t *block.Table) string {
 // target plans the target, and how the image fits it.
 func (w *wanted) target(env *Env, opts *RestoreOptions) (*block.TargetPlan, error) {
 	o := block.TargetOptions{Size: w.region.Length, InPlace: opts.InPlace, Fit: func(t block.Info) error {
-		return w.fitTo(block.FitTo{Size: t.Size, Sector: t.LogicalSector, Grow: opts.Grow}, t)
+		return w.fitTo(block.FitTo{Size: t.Size, Sector: t.LogicalSector, Grow: opts.Grow, Firmware: opts.Adapt.Firmware}, t)
 	}}
 	if w.table != nil {
 		o.SectorSize = w.table.SectorSize
