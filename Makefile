@@ -24,7 +24,7 @@ NARROW ?= ./internal/job/... ./image/... ./catalog/... ./cmd/... ./vmtests
 TOOL = go tool -modfile=internal/tools/go.mod
 
 .DEFAULT_GOAL := help
-.PHONY: help build install deb deb-test first-hour demo test vet unit narrow race fuzz fuzz-long campaign vm vm-zfs golden bench bench-agent bench-nights lint format format-check staticcheck vuln clean
+.PHONY: help build install deb deb-test first-hour demo test vet unit narrow race fuzz fuzz-long campaign vm vm-zfs drill matrix golden bench bench-agent bench-nights lint format format-check staticcheck vuln clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -90,9 +90,13 @@ vm-zfs: ## build ZFS for guests, as root: then "make vm" has its rounds too (10 
 	@.ci/setup vm-zfs
 	go run ./vmtests/zfs
 
-drill: ## lose a machine, and get it back from a bucket by the rescue medium
+drill: ## lose a machine with a database, and get it back from a bucket by the rescue medium
 	@.ci/setup test
-	PLATTER_TEST_DRILL=1 go test -count 1 -timeout 60m -v -run 'Drill' ./vmtests
+	PLATTER_TEST_DRILL=1 go test -count 1 -timeout 30m -v -run 'Drill' ./vmtests
+
+matrix: ## restore systems of all kinds to disks of all kinds, as root, and start each (half an hour)
+	@.ci/setup test
+	PLATTER_TEST_MATRIX=1 PLATTER_TEST_ADAPT=1 go test -count 1 -timeout 3h -v -run 'Matrix|AdaptedSystem' ./vmtests
 
 golden: ## check that today's code reads every repository of the past
 	@.ci/setup build

@@ -35,7 +35,7 @@ ExecStart=/bin/sh -c 'echo "started from $$(findmnt -no UUID /) on $$(findmnt -n
 // names its root /dev/vda3. An EFI system partition is there and empty.
 func narrowDisk(t *testing.T) string {
 	t.Helper()
-	cache, err := disk.CacheDir()
+	cache, err := debian.CacheDir()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"platter/vmtests/debian"
 	"platter/vmtests/disk"
 	"platter/vmtests/loop"
 	"platter/vmtests/qemu"
@@ -15,7 +16,7 @@ import (
 // build makes a small disk that boots.
 func build(t *testing.T, data string) *disk.Disk {
 	t.Helper()
-	cache, err := disk.CacheDir()
+	cache, err := debian.CacheDir()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,7 +14,7 @@ import (
 	"platter/internal/export/rescue/apt"
 )
 
-// A Kernel is Debian's kernel for virtual machines, unpacked in the cache.
+// A Kernel is one of Debian's kernels, unpacked in the cache.
 type Kernel struct {
 	Release string // as uname -r says
 	Image   string // the bootable file
@@ -22,15 +22,34 @@ type Kernel struct {
 	deps    map[string][]string
 }
 
-// metaPackage depends on the newest kernel for virtual machines.
-const metaPackage = "linux-image-cloud-amd64"
+// CacheDir returns the folder that keeps what tests download: the environment's
+// PLATTER_CACHE, else platter-tests among the user's caches.
+func CacheDir() (string, error) {
+	if dir := os.Getenv("PLATTER_CACHE"); dir != "" {
+		return dir, nil
+	}
+	dir, err := os.UserCacheDir()
+	return filepath.Join(dir, "platter-tests"), err
+}
 
 // FetchKernel returns the kernel kept in cache, downloading it the first time.
 func FetchKernel(ctx context.Context, cache string) (*Kernel, error) {
-	if kept, _ := filepath.Glob(filepath.Join(cache, "packages", "linux-image-*")); len(kept) > 0 {
+	return fetchKernel(ctx, cache, "cloud-amd64", "linux-image-*-cloud-amd64")
+}
+
+// FetchHardwareKernel is FetchKernel for real hardware, which has drivers that
+// the one for virtual machines lacks, AHCI among them.
+func FetchHardwareKernel(ctx context.Context, cache string) (*Kernel, error) {
+	return fetchKernel(ctx, cache, "amd64", "linux-image-*[0-9]-amd64")
+}
+
+// fetchKernel has the newest kernel of a flavour, of which pattern is what the
+// packages are called.
+func fetchKernel(ctx context.Context, cache, flavour, pattern string) (*Kernel, error) {
+	if kept, _ := filepath.Glob(filepath.Join(cache, "packages", pattern)); len(kept) > 0 {
 		return openKernel(kept[len(kept)-1])
 	}
-	name, err := apt.KernelPackage(ctx, metaPackage)
+	name, err := apt.KernelPackage(ctx, "linux-image-"+flavour)
 	if err != nil {
 		return nil, err
 	}

@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"platter/vmtests/debian"
 	"platter/vmtests/disk"
 	"platter/vmtests/loop"
 	"platter/vmtests/qemu"
@@ -123,7 +124,7 @@ func letter(n, size int) []byte {
 }
 
 func (s *story) build(ctx context.Context) error {
-	cache, err := disk.CacheDir()
+	cache, err := debian.CacheDir()
 	if err != nil {
 		return err
 	}

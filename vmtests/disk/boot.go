@@ -3,6 +3,7 @@ package disk
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 
@@ -10,55 +11,81 @@ import (
 )
 
 // commandLine starts the small system with its console on the serial port.
-const commandLine = "root=LABEL=root rw console=ttyS0 quiet mitigations=off random.trust_cpu=on net.ifnames=0"
+func (b *builder) commandLine() string {
+	root := map[Stack]string{Plain: "LABEL=root", LVM: "/dev/mapper/" + group + "-root", LUKS: "/dev/mapper/root"}[b.Stack]
+	return "root=" + root + " rw console=ttyS0 quiet mitigations=off tsc=reliable no_timer_check random.trust_cpu=on net.ifnames=0"
+}
 
-// formatESP makes the EFI system partition: systemd-boot under the name that
-// firmware tries by itself, and kernel and initramfs beside it.
-func (b *builder) formatESP(ctx context.Context, path string) error {
-	if err := run(ctx, "mkfs.vfat", "-F", "32", "-n", "ESP", path); err != nil {
+// grubConfig leads GRUB to the kernel, and to nothing else.
+func (b *builder) grubConfig() string {
+	label, dir := Root, "/boot/"
+	if b.apart() {
+		label, dir = Boot, "/"
+	}
+	return fmt.Sprintf("search.fs_label %s root\nlinux %svmlinuz %s\ninitrd %[2]sinitrd.img\nboot\n", label, dir, b.commandLine())
+}
+
+// espTree lays out the EFI system partition: a boot loader under the name that
+// firmware tries by itself, and what it looks for.
+func (b *builder) espTree(dir string) error {
+	const loader = "EFI/BOOT/BOOTX64.EFI"
+	files, copies := map[string][]byte{}, map[string]string{}
+	if b.has(GRUBForUEFI) {
+		copies[loader] = filepath.Join(b.signed, "usr/lib/shim/shimx64.efi.signed")
+		copies["EFI/BOOT/grubx64.efi"] = filepath.Join(b.signed, "usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed")
+		files["EFI/debian/grub.cfg"] = []byte(b.grubConfig())
+	}
+	if b.has(SystemdBoot) {
+		copies[loader] = b.sdboot
+		files = b.kernelFiles()
+		files["loader/loader.conf"] = []byte("timeout 0\ndefault debian.conf\n")
+		files["loader/entries/debian.conf"] = []byte("title Debian\nlinux /vmlinuz\ninitrd /initrd.img\noptions " + b.commandLine() + "\n")
+	}
+	for to, from := range copies {
+		body, err := os.ReadFile(from)
+		if err != nil {
+			return err
+		}
+		files[to] = body
+	}
+	return writeTree(dir, files)
+}
+
+// formatFAT makes a FAT with the files of a folder.
+func formatFAT(ctx context.Context, path, tree string) error {
+	if err := run(ctx, "mkfs.vfat", "-F", "32", "-n", ESP, path); err != nil {
 		return err
 	}
-	loader, entry := filepath.Join(b.work, "loader.conf"), filepath.Join(b.work, "debian.conf")
-	err := errors.Join(
-		os.WriteFile(loader, []byte("timeout 0\ndefault debian.conf\n"), 0o644),
-		os.WriteFile(entry, []byte("title Debian\nlinux /vmlinuz\ninitrd /initrd.img\noptions "+commandLine+"\n"), 0o644))
+	top, err := os.ReadDir(tree)
 	if err != nil {
 		return err
 	}
-	if err := run(ctx, "mmd", "-i", path, "::EFI", "::EFI/BOOT", "::loader", "::loader/entries"); err != nil {
-		return err
+	args := []string{"-s", "-i", path}
+	for _, e := range top {
+		args = append(args, filepath.Join(tree, e.Name()))
 	}
-	for _, file := range [][2]string{
-		{b.efiLoader, "EFI/BOOT/BOOTX64.EFI"},
-		{loader, "loader/loader.conf"},
-		{entry, "loader/entries/debian.conf"},
-		{b.kernel.Image, "vmlinuz"},
-		{b.initramfs, "initrd.img"},
-	} {
-		if err := run(ctx, "mcopy", "-i", path, file[0], "::"+file[1]); err != nil {
-			return err
-		}
-	}
-	return nil
+	return run(ctx, "mcopy", append(args, "::")...)
 }
-
-// grubConfig is built into the core image, so that nothing else is looked for.
-const grubConfig = `search.fs_label root root
-linux /boot/vmlinuz ` + commandLine + `
-initrd /boot/initrd.img
-boot
-`
 
 // installGRUB puts the core image into the boot code partition and the boot
 // sector in front of the partition table, as grub-bios-setup would, which
 // needs a device and root.
 func (b *builder) installGRUB(ctx context.Context) (err error) {
 	config, corePath := filepath.Join(b.work, "grub.cfg"), filepath.Join(b.work, "core.img")
-	if err := os.WriteFile(config, []byte(grubConfig), 0o644); err != nil {
+	if err := os.WriteFile(config, []byte(b.grubConfig()), 0o644); err != nil {
 		return err
 	}
-	err = run(ctx, "grub-mkimage", "-O", "i386-pc", "-d", b.grub, "-o", corePath, "-p", "/boot/grub", "-c", config,
-		"biosdisk", "part_gpt", "ext2", "search_label", "linux", "boot")
+	modules := []string{"biosdisk", "part_gpt", "search_label", "linux", "boot"}
+	switch kind := b.Root; {
+	case b.apart() || kind == "ext4":
+		modules = append(modules, "ext2")
+	default:
+		modules = append(modules, kind)
+	}
+	if b.Stack == LVM {
+		modules = append(modules, "lvm")
+	}
+	err = run(ctx, "grub-mkimage", append([]string{"-O", "i386-pc", "-d", b.grub, "-o", corePath, "-p", "/boot/grub", "-c", config}, modules...)...)
 	if err != nil {
 		return err
 	}
@@ -75,7 +102,7 @@ func (b *builder) installGRUB(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	f, err := os.OpenFile(b.Path, os.O_RDWR, 0)
+	f, err := os.OpenFile(b.Disk.Path, os.O_RDWR, 0)
 	if err != nil {
 		return err
 	}

@@ -7,19 +7,8 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 )
-
-// CacheDir returns the folder that keeps what tests download: the environment's
-// PLATTER_CACHE, else platter-tests among the user's caches.
-func CacheDir() (string, error) {
-	if dir := os.Getenv("PLATTER_CACHE"); dir != "" {
-		return dir, nil
-	}
-	dir, err := os.UserCacheDir()
-	return filepath.Join(dir, "platter-tests"), err
-}
 
 // Verify checks another copy of the disk, in a file that may be larger: its
 // partition table must be faultless and every file system clean.

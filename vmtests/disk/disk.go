@@ -1,11 +1,11 @@
-// Package disk builds small disks that boot, from Debian's packages: a GPT
-// with an EFI system partition, an ext4 root, a data partition and swap. One
-// disk starts on a BIOS (GRUB) and on UEFI (systemd-boot), and ends at a login
-// prompt on the first serial port, a few seconds later.
+// Package disk builds small disks that boot, from Debian's packages: a GPT with
+// what a BIOS or UEFI starts, and a root that lies on a partition, a logical
+// volume or an encrypted one. They end at a login prompt on the first serial port,
+// a few seconds later.
 //
 // Building needs neither root nor loop devices; changing a data partition
 // does. Kernel, boot loaders and busybox are unpacked from Debian's packages, not
-// installed; the tools that lay them out are.
+// installed; the tools that lay them out are. Volumes are made in a guest.
 package disk
 
 import (
@@ -16,10 +16,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
 	"platter/internal/export/rescue/apt"
+	"platter/internal/export/rescue/cpio"
 	"platter/vmtests/debian"
 )
 
@@ -32,7 +34,7 @@ const (
 type Part struct {
 	Number      int
 	Name        string // in the partition table
-	Content     string // vfat, ext4, xfs, btrfs, swap; empty for boot code
+	Content     string // vfat, ext4, xfs, btrfs, swap, LVM2_member; empty for boot code
 	Start, Size int64
 	kind        string // as sgdisk calls it
 }
@@ -58,104 +60,223 @@ func (d *Disk) Part(name string) Part {
 const (
 	BootCode = "boot code"
 	ESP      = "ESP"
+	Boot     = "boot" // kernel and initramfs, where GRUB cannot read the root
 	Root     = "root"
 	Data     = "data"
 	Swap     = "swap"
 )
 
+// A Loader is what the firmware starts.
+type Loader string
+
+// The loaders.
+const (
+	GRUBForBIOS Loader = "GRUB by a BIOS"
+	GRUBForUEFI Loader = "GRUB by UEFI" // signed for Secure Boot, as is the kernel
+	SystemdBoot Loader = "systemd-boot by UEFI"
+)
+
+// A Stack is what the root file system lies on.
+type Stack string
+
+// The stacks.
+const (
+	Plain Stack = ""            // the partition itself
+	LVM   Stack = "LVM"         // a logical volume
+	LUKS  Stack = "LUKS on LVM" // an encrypted one, opened by Passphrase
+)
+
+// Passphrase opens what is encrypted. The disk asks for it on the serial port:
+// "Enter passphrase".
+const Passphrase = "correct horse"
+
 // A Spec says what to build.
 type Spec struct {
 	Path  string // of the file, replaced
 	Cache string // folder for what is downloaded
-	Data  string // file system of the data partition: xfs or btrfs
-	// Files go to the data partition: paths below its root, and contents. The
-	// guest proves them when it starts.
+	// Loaders start it; GRUBForBIOS and SystemdBoot if nil, of which each firmware
+	// finds its own.
+	Loaders []Loader
+	Root    string // file system of the root: ext4 if empty, xfs or btrfs
+	Stack   Stack
+	// Data is the file system of a data partition, behind which there is swap: xfs
+	// or btrfs. Empty means neither of them.
+	Data string
+	// Files go to the data partition, or to the folder srv of the root: paths below,
+	// and contents. The guest proves them when it starts.
 	Files map[string][]byte
+	// Added are more files of the root. Scripts in etc/start.d are run before there
+	// is a login prompt.
+	Added   []cpio.Entry
+	Modules []string // of the kernel, beside those that it takes to start
+	// Hardware takes Debian's kernel for real machines, which has AHCI, instead of
+	// that for virtual ones.
+	Hardware bool
+	Unused   int64 // bytes that no partition has, at the end
+	// Kept keeps what is built in Cache, so that it is built once.
+	Kept bool
+}
+
+func (s *Spec) has(l Loader) bool { return slices.Contains(s.Loaders, l) }
+
+// apart reports whether the kernel lies on a partition of its own.
+func (s *Spec) apart() bool { return s.Stack == LUKS && (s.has(GRUBForBIOS) || s.has(GRUBForUEFI)) }
+
+// rootSize is the size of a root file system in bytes. XFS has at least 300 MiB.
+func rootSize(kind string) int64 {
+	if kind == "xfs" {
+		return 304 * mib
+	}
+	return 192 * mib
 }
 
 // layout returns the partitions of a disk and its size.
-func layout(data string) ([]Part, int64) {
-	parts := []Part{
-		{Name: BootCode, Size: 1 * mib, kind: "EF02"},
-		{Name: ESP, Content: "vfat", Size: 64 * mib, kind: "EF00"},
-		{Name: Root, Content: "ext4", Size: 192 * mib, kind: "8304"},
-		// 300 MiB is the smallest XFS that mkfs.xfs makes.
-		{Name: Data, Content: data, Size: 304 * mib, kind: "8300"},
-		{Name: Swap, Content: "swap", Size: 16 * mib, kind: "8200"},
+func layout(s *Spec) ([]Part, int64) {
+	var parts []Part
+	add := func(wanted bool, p Part) {
+		if wanted {
+			parts = append(parts, p)
+		}
 	}
+	root := Part{Name: Root, Content: s.Root, Size: rootSize(s.Root), kind: "8304"}
+	if s.Stack != Plain {
+		root.Content, root.Size, root.kind = "LVM2_member", root.Size+stackRoom, "8E00"
+	}
+	add(s.has(GRUBForBIOS), Part{Name: BootCode, Size: 1 * mib, kind: "EF02"})
+	add(s.has(GRUBForUEFI) || s.has(SystemdBoot), Part{Name: ESP, Content: "vfat", Size: 64 * mib, kind: "EF00"})
+	add(s.apart(), Part{Name: Boot, Content: "ext4", Size: 64 * mib, kind: "8300"})
+	add(true, root)
+	add(s.Data != "", Part{Name: Data, Content: s.Data, Size: 304 * mib, kind: "8300"})
+	add(s.Data != "", Part{Name: Swap, Content: "swap", Size: 16 * mib, kind: "8200"})
 	at := int64(mib)
 	for i := range parts {
 		parts[i].Number, parts[i].Start = i+1, at
 		at += parts[i].Size
 	}
-	return parts, at + mib // the backup table
+	return parts, at + s.Unused + mib // the backup table
 }
 
 // Build makes the disk of a spec. What it downloads it keeps in the cache, so
 // that the second build takes seconds and no network.
 func Build(ctx context.Context, s Spec) (*Disk, error) {
-	d, err := build(ctx, s)
+	if s.Loaders == nil {
+		s.Loaders = []Loader{GRUBForBIOS, SystemdBoot}
+	}
+	if s.Root == "" {
+		s.Root = "ext4"
+	}
+	d, err := build(ctx, &s)
 	if err != nil {
 		return nil, fmt.Errorf("build disk %s: %w", s.Path, err)
 	}
 	return d, nil
 }
 
-func build(ctx context.Context, s Spec) (*Disk, error) {
+func build(ctx context.Context, s *Spec) (*Disk, error) {
 	work, err := os.MkdirTemp(filepath.Dir(s.Path), "build-")
 	if err != nil {
 		return nil, err
 	}
 	defer os.RemoveAll(work)
-	b := builder{Disk: &Disk{Path: s.Path}, work: work, initramfs: filepath.Join(work, "initramfs")}
-	b.Parts, b.Size = layout(s.Data)
-	if err := b.fetch(ctx, s.Cache); err != nil {
+	b := builder{Spec: s, Disk: &Disk{Path: s.Path}, work: work}
+	b.Parts, b.Size = layout(s)
+	if err := b.fetch(ctx); err != nil {
 		return nil, err
 	}
-	ramfs, err := initramfs(b.kernel, b.busybox)
-	if err != nil {
+	if err := b.lay(); err != nil {
 		return nil, err
 	}
-	if err := os.WriteFile(b.initramfs, ramfs, 0o644); err != nil {
-		return nil, err
+	if s.Kept {
+		return b.Disk, b.buildOnce(ctx)
 	}
-	return b.Disk, b.build(ctx, s.Files)
+	return b.Disk, b.build(ctx)
 }
 
-// A builder makes one disk. work is a folder that is removed afterwards.
+// A builder makes one disk. work is a folder that is removed afterwards; in it
+// is a folder for each partition with files, of its name.
 type builder struct {
+	*Spec
 	*Disk
 	work      string
 	kernel    *debian.Kernel
-	initramfs string
+	image     []byte // the kernel
+	initramfs []byte
 	busybox   string // statically linked
-	efiLoader string // systemd-boot
+	sdboot    string // systemd-boot
 	grub      string // folder of GRUB's parts for a BIOS
+	signed    string // folder of the packages of shim and GRUB for UEFI
+	volumes   string // folder of the packages of LVM and cryptsetup
 }
 
 // fetch gets the ready-made parts of the disk.
-func (b *builder) fetch(ctx context.Context, cache string) (err error) {
-	if b.kernel, err = debian.FetchKernel(ctx, cache); err != nil {
+func (b *builder) fetch(ctx context.Context) (err error) {
+	kernel := debian.FetchKernel
+	if b.Hardware {
+		kernel = debian.FetchHardwareKernel
+	}
+	if b.kernel, err = kernel(ctx, b.Cache); err != nil {
+		return err
+	}
+	if b.image, err = os.ReadFile(b.kernel.Image); err != nil {
 		return err
 	}
 	for _, part := range []struct {
-		to            *string
-		pkg, location string
+		wanted         bool
+		to             *string
+		name, location string
+		packages       []string
 	}{
-		{&b.busybox, "busybox-static", "bin/busybox"},
-		{&b.efiLoader, "systemd-boot-efi", "usr/lib/systemd/boot/efi/systemd-bootx64.efi"},
-		{&b.grub, "grub-pc-bin", "usr/lib/grub/i386-pc"},
+		{true, &b.busybox, "busybox-static", "bin/busybox", nil},
+		{b.has(SystemdBoot), &b.sdboot, "systemd-boot-efi", "usr/lib/systemd/boot/efi/systemd-bootx64.efi", nil},
+		{b.has(GRUBForBIOS), &b.grub, "grub-pc-bin", "usr/lib/grub/i386-pc", nil},
+		{b.has(GRUBForUEFI), &b.signed, "signed-loaders", "", []string{"shim-signed", "grub-efi-amd64-signed"}},
+		{b.Stack != Plain, &b.volumes, "volumes", "", volumePackages},
 	} {
-		tree, err := apt.Unpack(ctx, cache, part.pkg, []string{part.pkg}, nil)
+		if !part.wanted {
+			continue
+		}
+		if part.packages == nil {
+			part.packages = []string{part.name}
+		}
+		tree, err := apt.Unpack(ctx, b.Cache, part.name, part.packages, nil)
 		if err != nil {
 			return err
 		}
 		*part.to = filepath.Join(tree, part.location)
 	}
+	b.initramfs, err = b.initialFiles()
+	return err
+}
+
+// lay lays out the files of each partition.
+func (b *builder) lay() error {
+	for _, p := range b.Parts {
+		var err error
+		switch dir := b.folder(p); p.Name {
+		case ESP:
+			err = b.espTree(dir)
+		case Boot:
+			err = writeTree(dir, b.kernelFiles())
+		case Root:
+			err = b.rootTree(dir)
+		case Data:
+			err = writeTree(dir, b.Files)
+		}
+		if err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
-func (b *builder) build(ctx context.Context, files map[string][]byte) error {
+func (b *builder) folder(p Part) string { return filepath.Join(b.work, p.Name) }
+
+// kernelFiles are what a boot loader looks for.
+func (b *builder) kernelFiles() map[string][]byte {
+	return map[string][]byte{"vmlinuz": b.image, "initrd.img": b.initramfs}
+}
+
+func (b *builder) build(ctx context.Context) error {
 	if err := b.partition(ctx); err != nil {
 		return err
 	}
@@ -164,24 +285,30 @@ func (b *builder) build(ctx context.Context, files map[string][]byte) error {
 			continue
 		}
 		path := filepath.Join(b.work, p.Name+".part")
-		if err := sparse(path, p.Size); err != nil {
-			return err
-		}
-		if err := b.format(ctx, p, path, files); err != nil {
+		if err := b.format(ctx, p, path); err != nil {
 			return fmt.Errorf("partition %s: %w", p.Name, err)
+		}
+		if p.Name == Root && b.Stack != Plain {
+			if err := b.stack(ctx, p, path); err != nil {
+				return fmt.Errorf("partition %s: %w", p.Name, err)
+			}
+			continue
 		}
 		if err := b.place(p, path); err != nil {
 			return err
 		}
 	}
-	return b.installGRUB(ctx)
+	if b.has(GRUBForBIOS) {
+		return b.installGRUB(ctx)
+	}
+	return nil
 }
 
 func (b *builder) partition(ctx context.Context) error {
-	if err := os.RemoveAll(b.Path); err != nil {
+	if err := os.RemoveAll(b.Disk.Path); err != nil {
 		return err
 	}
-	if err := sparse(b.Path, b.Size); err != nil {
+	if err := sparse(b.Disk.Path, b.Size); err != nil {
 		return err
 	}
 	args := []string{"-o"}
@@ -191,49 +318,40 @@ func (b *builder) partition(ctx context.Context) error {
 			"-n", fmt.Sprintf("%s:%d:%d", n, p.Start/sectorSize, (p.Start+p.Size)/sectorSize-1),
 			"-t", n+":"+p.kind, "-c", n+":"+p.Name)
 	}
-	return run(ctx, "sgdisk", append(args, b.Path)...)
+	return run(ctx, "sgdisk", append(args, b.Disk.Path)...)
 }
 
-func (b *builder) format(ctx context.Context, p Part, path string, files map[string][]byte) error {
-	switch p.Name {
-	case ESP:
-		return b.formatESP(ctx, path)
-	case Root:
-		tree := filepath.Join(b.work, "root")
-		if err := b.rootTree(tree, files); err != nil {
-			return err
-		}
-		return run(ctx, "mke2fs", "-q", "-F", "-t", "ext4", "-L", "root", "-d", tree, path)
-	case Data:
-		tree := filepath.Join(b.work, "data")
-		if err := writeTree(tree, files); err != nil {
-			return err
-		}
-		return formatData(ctx, p.Content, path, tree)
-	default:
-		return run(ctx, "mkswap", "-q", "-L", "swap", path)
+// format makes a file with what a partition, or the volume in it, holds.
+func (b *builder) format(ctx context.Context, p Part, path string) error {
+	kind, size, tree := p.Content, p.Size, b.folder(p)
+	if p.Name == Root {
+		kind, size = b.Root, rootSize(b.Root)
 	}
-}
-
-// formatData fills a file system without mounting it.
-func formatData(ctx context.Context, content, path, tree string) error {
-	switch content {
+	if err := sparse(path, size); err != nil {
+		return err
+	}
+	switch kind {
+	case "vfat":
+		return formatFAT(ctx, path, tree)
+	case "ext4":
+		return run(ctx, "mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096", "-L", p.Name, "-d", tree, path)
 	case "xfs":
 		proto := path + ".proto"
 		if err := writeProto(proto, tree); err != nil {
 			return err
 		}
-		return run(ctx, "mkfs.xfs", "-q", "-f", "-L", "data", "-p", proto, path)
+		return run(ctx, "mkfs.xfs", "-q", "-f", "-L", p.Name, "-p", proto, path)
 	case "btrfs":
-		return run(ctx, "mkfs.btrfs", "-q", "-f", "-L", "data", "--rootdir", tree, path)
-	default:
-		return fmt.Errorf("file system %q: want xfs or btrfs", content)
+		return run(ctx, "mkfs.btrfs", "-q", "-f", "-L", p.Name, "--rootdir", tree, path)
+	case "swap":
+		return run(ctx, "mkswap", "-q", "-L", p.Name, path)
 	}
+	return fmt.Errorf("file system %q: want ext4, xfs or btrfs", kind)
 }
 
 // place copies a partition into the disk.
 func (b *builder) place(p Part, path string) error {
-	return copySparse(b.Path, p.Start, path, 0, p.Size)
+	return copySparse(b.Disk.Path, p.Start, path, 0, p.Size)
 }
 
 // copySparse copies length bytes between files or devices, leaving out zeros:

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"platter/vmtests/debian"
 	"platter/vmtests/loop"
 	"platter/vmtests/qemu"
 )
@@ -13,7 +14,7 @@ import (
 // cache is the folder that the Makefile and CI fill too.
 func cache(t *testing.T) string {
 	t.Helper()
-	dir, err := CacheDir()
+	dir, err := debian.CacheDir()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -48,22 +48,22 @@ backup {
 var modules = []string{
 	"virtio_pci", "virtio_blk", "virtio_net",
 	"dm-mod", "dm-snapshot", "dm-thin-pool", "dm-era", "dm-delay", "dm-flakey", "dm-log-writes",
-	"raid1", "loop", "nbd", "xfs", "btrfs", "vfat", "nls_cp437", "nls_ascii",
+	"dm-crypt", "ecb", "xts", "raid1", "loop", "nbd", "xfs", "btrfs", "vfat", "nls_cp437", "nls_ascii",
 }
 
 // packages hold the programs, and the libraries that these are linked with.
 var packages = []string{
-	"busybox-static", "dash", "dmsetup", "e2fsprogs", "gdisk", "lvm2", "mdadm", "mount",
+	"busybox-static", "cryptsetup-bin", "dash", "dmsetup", "e2fsprogs", "gdisk", "lvm2", "mdadm", "mount",
 	"thin-provisioning-tools", "util-linux", "xfsprogs",
-	"libaio1", "libblkid1", "libc6", "libcap2", "libcom-err2", "libdevmapper-event1.02.1", "libdevmapper1.02.1",
+	"libaio1", "libargon2-1", "libblkid1", "libc6", "libcap2", "libcom-err2", "libcryptsetup12", "libdevmapper-event1.02.1", "libdevmapper1.02.1",
 	"libedit2", "libbsd0", "libexpat1", "libext2fs2", "libgcc-s1", "libgcrypt20", "libgpg-error0", "libinih1",
-	"liblz4-1", "liblzma5", "libmd0", "libmount1", "libncurses6", "libpcre2-8-0", "libpopt0", "libreadline8", "libselinux1",
-	"libsmartcols1", "libss2", "libstdc++6", "libsystemd0", "libtinfo6", "libudev1", "liburcu8", "libuuid1", "libzstd1",
+	"libjson-c5", "liblz4-1", "liblzma5", "libmd0", "libmount1", "libncurses6", "libpcre2-8-0", "libpopt0", "libreadline8", "libselinux1",
+	"libsmartcols1", "libss2", "libssl3", "libstdc++6", "libsystemd0", "libtinfo6", "libudev1", "liburcu8", "libuuid1", "libzstd1",
 }
 
 // programs by their names; those after a colon are other names of the first.
 var programs = []string{
-	"busybox", "dash:sh", "dmsetup",
+	"busybox", "cryptsetup", "dash:sh", "dmsetup",
 	"lvm:pvs vgs lvs pvcreate vgcreate lvcreate lvremove lvchange lvconvert lvextend lvreduce lvresize lvrename vgchange vgremove vgrename vgck pvresize pvremove",
 	"pdata_tools:thin_check thin_delta thin_dump thin_ls thin_repair era_check era_dump era_invalidate era_restore",
 	"mke2fs:mkfs.ext4", "e2fsck", "dumpe2fs", "mkfs.xfs", "xfs_repair", "mdadm", "sgdisk",

@@ -11,7 +11,6 @@ import (
 	"testing"
 
 	"platter/vmtests/debian"
-	"platter/vmtests/disk"
 )
 
 // Inside reports whether this process runs in a guest.
@@ -33,7 +32,7 @@ func Open(t testing.TB) *System {
 	if what := Missing(); what != "" {
 		t.Skip("SKIPPED, this needs the package ", what)
 	}
-	cache, err := disk.CacheDir()
+	cache, err := debian.CacheDir()
 	if err == nil {
 		err = os.MkdirAll(cache, 0o755)
 	}
@@ -65,7 +64,7 @@ func Debian(t testing.TB) string {
 	if what := debian.Lacking(); what != "" {
 		t.Skip("SKIPPED, a Debian is made with ", what)
 	}
-	cache, err := disk.CacheDir()
+	cache, err := debian.CacheDir()
 	if err != nil {
 		t.Fatal(err)
 	}

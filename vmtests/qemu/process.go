@@ -3,9 +3,11 @@ package qemu
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"os/exec"
 	"regexp"
+	"strings"
 	"sync"
 )
 
@@ -47,6 +49,35 @@ func (p *process) await(ctx context.Context, n int) (string, error) {
 		}
 		if err := p.more(ctx); err != nil {
 			return "", err
+		}
+	}
+}
+
+// typed types lines, each when its time has come.
+func (p *process) typed(ctx context.Context, lines []Line) error {
+	seen := 0
+	for _, l := range lines {
+		if err := p.until(ctx, l.After, &seen); err != nil {
+			return fmt.Errorf("before %q was typed: %w", l.Text, err)
+		}
+		if _, err := io.WriteString(p.in, l.Text+"\r"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// until returns when the port has said a text, after the first seen bytes of what
+// it said, which grow by that.
+func (p *process) until(ctx context.Context, text string, seen *int) error {
+	for {
+		said := plain(p.serial.Bytes())
+		if i := strings.Index(said[min(*seen, len(said)):], text); i >= 0 {
+			*seen += i + len(text)
+			return nil
+		}
+		if err := p.more(ctx); err != nil {
+			return err
 		}
 	}
 }

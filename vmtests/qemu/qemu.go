@@ -40,13 +40,23 @@ type Machine struct {
 	CPUs     int // 1 if zero
 
 	Write  bool   // what the machine writes is on the disk afterwards
-	Bus    string // of the disk: nvme or sata; virtio if empty
+	Bus    string // of the disk: virtio, nvme or sata; virtio if empty
+	Sector int    // logical and physical sector size of the disk in bytes, not with sata; 512 if zero
 	Medium string // raw file of a USB stick that it starts from, not written to; none if empty
+	// Reboots lets the machine reboot, where it stops otherwise. It starts from the
+	// medium only while it finds nothing to start on the disk.
+	Reboots bool
+	// Typed is typed on the serial port, each line when the port has said what it
+	// waits for.
+	Typed []Line
 	// Network reaches the host's loopback at 10.0.2.2, and nothing else.
 	Network bool
 	// Secure has UEFI start only what is signed by Microsoft.
 	Secure bool
 }
+
+// A Line is typed once the serial port has said a text, after the line before.
+type Line struct{ After, Text string }
 
 // A Boot is what came of starting a machine.
 type Boot struct {
@@ -80,7 +90,10 @@ func (m Machine) Login(ctx context.Context, limit time.Duration) (*Boot, error) 
 		return &Boot{}, err
 	}
 	defer p.stop()
-	prompt, err := p.await(ctx, 1)
+	prompt := ""
+	if err = p.typed(ctx, m.Typed); err == nil {
+		prompt, err = p.await(ctx, 1)
+	}
 	b := &Boot{Elapsed: time.Since(start), Prompt: prompt}
 	if err == nil {
 		// A prompt that answers is one: a program waits behind it.
@@ -106,8 +119,8 @@ func (m Machine) Until(ctx context.Context, text string, limit time.Duration) (s
 		return "", err
 	}
 	defer p.stop()
-	for err == nil && !strings.Contains(plain(p.serial.Bytes()), text) {
-		err = p.more(ctx)
+	if err = p.typed(ctx, m.Typed); err == nil {
+		err = p.until(ctx, text, new(int))
 	}
 	p.stop()
 	serial = plain(p.serial.Bytes())
@@ -123,13 +136,19 @@ func (m Machine) arguments() []string {
 		// machine whose KVM is half there.
 		"-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max",
 		"-m", strconv.Itoa(or(m.Memory, 512)), "-smp", strconv.Itoa(or(m.CPUs, 1)),
-		"-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio",
+		"-nodefaults", "-display", "none", "-serial", "stdio",
 		"-drive", "file=" + escape(m.Disk) + ",if=none,id=disk,format=raw,snapshot=" + map[bool]string{true: "off", false: "on"}[m.Write],
-		"-device", map[string]string{"": "virtio-blk-pci", "nvme": "nvme,serial=b", "sata": "ide-hd,bus=ide.0"}[m.Bus] + ",drive=disk,bootindex=1",
+		"-device", m.disk(),
+	}
+	first := 0
+	if m.Reboots {
+		first = 2
+	} else {
+		args = append(args, "-no-reboot")
 	}
 	if m.Medium != "" {
 		args = append(args, "-device", "qemu-xhci", "-drive", "file="+escape(m.Medium)+",if=none,id=medium,format=raw,snapshot=on",
-			"-device", "usb-storage,drive=medium,bootindex=0")
+			"-device", fmt.Sprintf("usb-storage,drive=medium,bootindex=%d", first))
 	}
 	if m.Network {
 		args = append(args, "-nic", "user,model=virtio-net-pci")
@@ -147,6 +166,14 @@ func (m Machine) arguments() []string {
 			"-drive", "if=pflash,format=raw,snapshot=on,file="+ovmfVars)
 	}
 	return args
+}
+
+func (m Machine) disk() string {
+	device := map[string]string{"": "virtio-blk-pci", "virtio": "virtio-blk-pci", "nvme": "nvme,serial=b", "sata": "ide-hd,bus=ide.0"}[m.Bus] + ",drive=disk,bootindex=1"
+	if m.Sector != 0 {
+		device += fmt.Sprintf(",logical_block_size=%d,physical_block_size=%[1]d", m.Sector)
+	}
+	return device
 }
 
 // escape doubles commas, as QEMU's option lists want them.

@@ -10,7 +10,7 @@ import (
 	"os/signal"
 	"syscall"
 
-	"platter/vmtests/disk"
+	"platter/vmtests/debian"
 	"platter/vmtests/guest"
 )
 
@@ -27,7 +27,7 @@ func build(ctx context.Context) error {
 	if os.Geteuid() != 0 {
 		return errors.New("run as root: it builds in a Debian system of its own, in a folder")
 	}
-	cache, err := disk.CacheDir()
+	cache, err := debian.CacheDir()
 	if err != nil {
 		return err
 	}
