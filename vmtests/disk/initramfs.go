@@ -66,7 +66,12 @@ func (b *builder) initialFiles() ([]byte, error) {
 		}
 	}
 	if b.Stack == LUKS {
-		open = "cryptsetup open \"$root\" root && root=/dev/mapper/root"
+		// What is typed before cryptsetup asks would be lost, and emulated typists are
+		// fast.
+		open = `for try in 1 2 3; do
+	printf "Enter passphrase: " && read -r -s pass && echo
+	printf %s "$pass" | cryptsetup open --key-file - "$root" root && root=/dev/mapper/root && break
+done`
 		if err := r.Program("cryptsetup"); err != nil {
 			return nil, err
 		}
