@@ -19,7 +19,7 @@ RACE ?= ./internal/job/... ./block/... ./image/store/...
 # The slowest packages begin first, so that no core waits for them in the end.
 SLOW ?= ./internal/job ./vmtests ./cmd/platter
 # Packages whose test repositories can cut xxhash64 to 8 bits.
-NARROW ?= ./internal/job/... ./image/... ./catalog/... ./cmd/... ./vmtests
+NARROW ?= ./internal/job/... ./image/... ./catalog/...
 
 TOOL = go tool -modfile=internal/tools/go.mod
 

@@ -46,5 +46,16 @@ func TestDisksInUseInAGuest(t *testing.T) {
 	)
 }
 
+// The disk that a machine runs from, with the repository on it.
+func TestRunningDiskInAGuest(t *testing.T) {
+	if !vm() {
+		t.Skip("SKIPPED, minutes of a guest: make vm")
+	}
+	guest.Open(t).Test(t, guest.Boot{
+		System: true, CPUs: 2, Memory: 1024, Files: map[string]string{"platter": binary},
+		Disks: []string{guest.Debian(t), guest.Disk(t, 4<<30)},
+	}, guest.Tests{Package: "platter/vmtests/running"})
+}
+
 // vm reports whether all rounds in guests are wanted.
 func vm() bool { return os.Getenv("PLATTER_TEST_VM") != "" }
