@@ -46,7 +46,7 @@ func TestDisksInUseInAGuest(t *testing.T) {
 	)
 }
 
-// The disk that a machine runs from, with the repository on it.
+// The disk that a machine runs from, to a repository of the same machine.
 func TestRunningDiskInAGuest(t *testing.T) {
 	if !vm() {
 		t.Skip("SKIPPED, minutes of a guest: make vm")
