@@ -381,6 +381,9 @@ func flipEveryByte(t *testing.T, x *exhibit, most int) {
 	if long() {
 		passes = 64
 	}
+	for _, object := range x.objects {
+		all += len(object)
+	}
 	for pass := range passes {
 		for _, name := range x.names("") {
 			object := x.objects[name]
@@ -388,9 +391,6 @@ func flipEveryByte(t *testing.T, x *exhibit, most int) {
 			if !long() {
 				stride = max(1, len(object)/most)
 				first = rng.IntN(stride)
-			}
-			if pass == 0 {
-				all += len(object)
 			}
 			for i := first; i < len(object); i += stride {
 				if end, ok := t.Deadline(); ok && time.Until(end) < time.Minute {
