@@ -136,7 +136,7 @@ func TestEveryDayHasItsRunOnce(t *testing.T) {
 		for at := s.Next(start, zone); !at.After(end); at = s.Next(at, zone) {
 			of := at
 			if got := at.Hour()*60 + at.Minute(); got < minute {
-				of = at.Add(-24 * time.Hour) // its own day had ended by then
+				of = time.Date(at.Year(), at.Month(), at.Day()-1, 12, 0, 0, 0, zone) // its own day had ended by then
 			}
 			due[of.Format(time.DateOnly)]++
 			if got := at.Hour()*60 + at.Minute(); got != minute && exists(of, minute, zone) {
