@@ -24,7 +24,7 @@ NARROW ?= ./internal/job/... ./image/... ./catalog/...
 TOOL = go tool -modfile=internal/tools/go.mod
 
 .DEFAULT_GOAL := help
-.PHONY: help build install deb deb-test first-hour demo test vet unit narrow race fuzz fuzz-long campaign vm vm-zfs drill matrix golden bench bench-agent bench-nights lint format format-check staticcheck vuln clean
+.PHONY: help build install deb deb-test first-hour demo test vet unit narrow race sweeps fuzz fuzz-long campaign vm vm-zfs drill matrix golden bench bench-agent bench-nights lint format format-check staticcheck vuln clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -69,6 +69,10 @@ narrow: # blocks that share their xxhash64 must stay apart: make it 8 bits
 
 race:
 	CGO_ENABLED=1 go test -race -short -timeout $(TIMEOUT) $(RACE)
+
+sweeps: ## restores, crashes and damage at every step of many (10 minutes)
+	@.ci/setup test
+	PLATTER_TEST_SWEEPS=1 go test -timeout $(TIMEOUT) ./internal/job
 
 fuzz: ## try each decoder with made-up input for FUZZTIME (10s)
 	@.ci/setup build

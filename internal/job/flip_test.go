@@ -27,12 +27,11 @@ import (
 // long reports whether the campaigns of hours are asked for.
 func long() bool { return os.Getenv("PLATTER_TEST_LONG") != "" }
 
-// sweep skips a test of many like steps in the short passes, which look for
-// races and for blocks that share a hash.
+// sweep skips a test of many like steps unless make sweeps runs it, or a campaign.
 func sweep(t *testing.T) {
 	t.Helper()
-	if testing.Short() {
-		t.Skip("short")
+	if os.Getenv("PLATTER_TEST_SWEEPS") == "" && !long() {
+		t.Skip("SKIPPED, one of many like steps: make sweeps")
 	}
 }
 
