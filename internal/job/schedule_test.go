@@ -374,11 +374,11 @@ func (s *schedule) kill(p *process, r *request) {
 		other.turn <- errDead
 	}
 	p.none()
+	synctest.Wait()
 	if p.revives {
 		again := *p
 		again.name, again.dead, again.done, again.dies, again.ops, again.pending, again.memory = p.name+"'", false, false, 0, 0, nil, nil
 		s.processes = append(s.processes, &again)
-		synctest.Wait()
 		s.launch(&again)
 	}
 	synctest.Wait() // until it asks for something, too
