@@ -23,7 +23,7 @@ type cell struct {
 	size   string // of the disk: same, larger or just fits
 	// refused is why the image cannot be on that disk; empty if it starts from it.
 	refused string
-	daily   bool // it is tried in the everyday run too
+	daily   bool // it is tried in campaigns too
 }
 
 // What roots are.
@@ -137,11 +137,10 @@ func TestMatrixHasEachPair(t *testing.T) {
 }
 
 // Images of systems of all kinds are restored to blank disks of all kinds: each
-// asks for a login there, or was refused before the first write. With the drill few
-// are tried.
+// asks for a login there, or was refused before the first write. A campaign tries few.
 func TestMatrix(t *testing.T) {
 	all := os.Getenv("PLATTER_TEST_MATRIX") != ""
-	if !all && !drills() {
+	if !all && !long() {
 		t.Skip("starts machines: set PLATTER_TEST_MATRIX=1, as make matrix does")
 	}
 	needLoop(t)

@@ -28,10 +28,6 @@ var drivers = []string{
 // leftOut are parts of them that no system starts from.
 var leftOut = []string{"scsi_debug", "osst", "st", "ch", "ses", "scsi_transport_srp", "iscsi_boot_sysfs"}
 
-// essential are those without which the common machines do not start: looked for
-// where the modules themselves cannot be had.
-var essential = []string{"nvme", "ahci", "sd_mod", "virtio_blk", "virtio_pci", "virtio_scsi"}
-
 // indexes of a kernel's modules, by which they are found.
 var indexes = []string{"modules.dep", "modules.alias", "modules.symbols", "modules.softdep", "modules.order", "modules.devname", "modules.builtin", "modules.builtin.alias", "modules.builtin.modinfo"}
 
